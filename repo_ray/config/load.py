@@ -1,0 +1,92 @@
+"""Reads a config: YAML file, then dotted overrides, then validation.
+
+Also the only place that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from repo_ray.config.settings import Config
+
+
+class ConfigError(Exception):
+    """The config cannot be used. The message names file, key and what was expected."""
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Reads `path` (YAML; null: all defaults), applies `section.key=value` overrides, validates.
+
+    Values of overrides are parsed as YAML. Raises `ConfigError`.
+    """
+    tree = _read_yaml(path) if path is not None else {}
+    for override in overrides:
+        _apply(tree, override)
+    return validate(tree, str(path) if path is not None else "config")
+
+
+def validate(tree: dict[str, Any], origin: str) -> Config:
+    """Turns a plain tree into a `Config`; `origin` names it in errors. Raises `ConfigError`."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{origin}: {_describe(e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The complete config as YAML; holds no secret, since keys are named, never stored."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def environment(name: str) -> str | None:
+    """An environment variable, empty counted as absent."""
+    return os.environ.get(name) or None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"override {override!r}: expected section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            if child is not None:
+                raise ConfigError(f"override {override!r}: {part} is a value, not a section")
+            child = node[part] = {}
+        node = child
+    node[parts[-1]] = value
+
+
+def _describe(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "config"
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    found = "" if isinstance(error["input"], dict | list) else f" (found {error['input']!r})"
+    return f"{where}: {error['msg']}{found}"

@@ -1,0 +1,255 @@
+"""The typed records on every wire, and their Arrow schemas.
+
+Flow: Prompt -> Rollout -> Score (one per reward source) -> Reward -> Experience.
+Records are immutable and hold plain Python values, so that Ray can ship them and
+Parquet can store them without pickling code. Nothing here imports torch or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Source = Literal["reward_model", "judge", "rules"]
+FinishReason = Literal["stop", "length"]
+
+#: Chat messages as stored: a list of (role, content) structs, oldest first.
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat turn. `role` is `system`, `user` (the hotelier) or `assistant` (the agent)."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for the agent's next reply.
+
+    `context` holds the facts that the agent may know (prices, mandate, SOP stage); rules
+    and judge check replies against it. Hidden truth (the hotelier's reservation price)
+    is deliberately not here: only `evaluation.gold` reads it, from its own column.
+    """
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled reply.
+
+    `token_ids`, `loss_mask`, `logprobs` and `versions` have one entry per response token [T]:
+    the sampled id, whether the loss counts it, its log-probability (nats) under the sampling
+    distribution of the engine (after temperature), and the adapter version that sampled it.
+    """
+
+    sample_id: str
+    prompt_id: str
+    attempt: int
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    finish_reason: FinishReason
+    text: str
+    engine: str = ""
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        length = len(self.token_ids)
+        for name in ("loss_mask", "logprobs", "versions"):
+            if len(getattr(self, name)) != length:
+                raise ValueError(
+                    f"rollout {self.sample_id}: {name} has {len(getattr(self, name))} entries "
+                    f"for {length} response tokens"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreDetail:
+    """One criterion, rule or component of a score: its points and why."""
+
+    points: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What one reward source says of one reply. An invalid score has no value, never zero."""
+
+    source: Source
+    value: float | None
+    detail: Mapping[str, ScoreDetail] = field(default_factory=dict)
+    latency_s: float = 0.0
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.error == ""):
+            raise ValueError(f"{self.source} score: exactly one of value and error must be set")
+
+    @property
+    def valid(self) -> bool:
+        return self.value is not None
+
+    @classmethod
+    def invalid(cls, source: Source, error: str, latency_s: float = 0.0) -> Score:
+        """A score that could not be had. `error` starts with a short cause, then a colon."""
+        return cls(source, None, latency_s=latency_s, error=error or "unknown: no reason given")
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """The combined reward of one reply (paper, section on reward enhancement)."""
+
+    total: float
+    r_model: float
+    e_judge: float
+    e_func: float
+    e_enh: float
+    multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """A scored rollout, ready for the learner."""
+
+    prompt: Prompt
+    rollout: Rollout
+    scores: tuple[Score, ...]
+    reward: Reward
+
+
+# --- Parquet ---------------------------------------------------------------------------
+
+#: `prompts.parquet`. `context` is a JSON object of facts; `hidden` a JSON object that only
+#: the gold evaluator reads (training drops the column); `family` names the template family
+#: that splits hold out; user data may leave the last three empty.
+PROMPTS_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("hidden", pa.string()),
+        pa.field("family", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+
+#: `preferences.parquet`: one prompt with a better and a worse reply.
+PREFERENCES_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("defect", pa.string()),
+        pa.field("context", pa.string()),
+        pa.field("family", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+
+#: `sft.parquet`: demonstrations.
+SFT_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("reply", pa.string(), nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("family", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+
+#: `verdicts.parquet`: for tuning the judge; `labels` maps criterion id to whether it applies.
+VERDICTS_SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("messages", MESSAGES, nullable=False),
+        pa.field("reply", pa.string(), nullable=False),
+        pa.field("labels", pa.map_(pa.string(), pa.bool_()), nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("family", pa.string()),
+        pa.field("split", pa.string()),
+    ]
+)
+
+#: One row per sample of one training step: the whole way from prompt to gradient.
+#: Token lists are per response token [T]. `new_logprobs` and `new_values` are the learner's,
+#: from the forward pass whose loss was taken; `advantages` are those used in the loss
+#: (whitened where the config says so), `returns` the value targets.
+TRAJECTORIES_SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("attempt", pa.int64()),
+        pa.field("messages", MESSAGES),
+        pa.field("context", pa.string()),
+        pa.field("reply", pa.string()),
+        pa.field("finish_reason", pa.string()),
+        pa.field("engine", pa.string()),
+        pa.field("prompt_token_ids", pa.list_(pa.int64())),
+        pa.field("token_ids", pa.list_(pa.int64())),
+        pa.field("loss_mask", pa.list_(pa.bool_())),
+        pa.field("versions", pa.list_(pa.int64())),
+        pa.field("behaviour_logprobs", pa.list_(pa.float64())),
+        pa.field("proximal_logprobs", pa.list_(pa.float64())),
+        pa.field("new_logprobs", pa.list_(pa.float64())),
+        pa.field("old_values", pa.list_(pa.float64())),
+        pa.field("new_values", pa.list_(pa.float64())),
+        pa.field("advantages", pa.list_(pa.float64())),
+        pa.field("returns", pa.list_(pa.float64())),
+        pa.field("r_model", pa.float64()),
+        pa.field("e_judge", pa.float64()),
+        pa.field("e_func", pa.float64()),
+        pa.field("e_enh", pa.float64()),
+        pa.field("multiplier", pa.float64()),
+        pa.field("reward", pa.float64()),
+        pa.field("scores", pa.string()),
+    ]
+)
+
+
+def scores_to_json(scores: tuple[Score, ...]) -> str:
+    """All scores with every reason, as one JSON object keyed by source."""
+    return json.dumps(
+        {
+            s.source: {
+                "value": s.value,
+                "latency_s": round(s.latency_s, 6),
+                "error": s.error,
+                "detail": {
+                    k: {"points": d.points, "reason": d.reason} for k, d in s.detail.items()
+                },
+            }
+            for s in scores
+        },
+        ensure_ascii=False,
+        sort_keys=True,
+    )
+
+
+def scores_from_json(text: str) -> tuple[Score, ...]:
+    """The inverse of `scores_to_json`."""
+    return tuple(
+        Score(
+            source,
+            s["value"],
+            {k: ScoreDetail(d["points"], d["reason"]) for k, d in s["detail"].items()},
+            s["latency_s"],
+            s["error"],
+        )
+        for source, s in json.loads(text).items()
+    )
