@@ -185,6 +185,17 @@ VERDICTS_SCHEMA = pa.schema(
     ]
 )
 
+#: `online.parquet`, `badcases.parquet`, `development.parquet`: one row per agent turn of an
+#: evaluation dialogue. `issue` names the known failure that a bad-case dialogue provokes.
+DIALOGUES_SCHEMA = pa.schema(
+    [
+        pa.field("dialogue_id", pa.string(), nullable=False),
+        pa.field("turn", pa.int64(), nullable=False),
+        *PROMPTS_SCHEMA,
+        pa.field("issue", pa.string()),
+    ]
+)
+
 #: One row per sample of one training step: the whole way from prompt to gradient.
 #: Token lists are per response token [T]. `new_logprobs` and `new_values` are the learner's,
 #: from the forward pass whose loss was taken; `advantages` are those used in the loss
