@@ -238,13 +238,14 @@ class ActorPool:
             if self._on_ready is not None:
                 await self._on_ready(member)
         except (RayActorError, RayTaskError, TimeoutError) as error:
-            # An error of the actor's own code would come again, so it is final at once; a
-            # death or a time-out gets a second chance.
+            # At the start of a run, an error of the actor's own code would come again, so it
+            # is final at once; a death or a time-out gets a second chance. Later, a newcomer
+            # that fails only uses up restarts: the others go on working.
             self._start_failures += 1
             own_error = isinstance(error, RayTaskError) or getattr(
                 error, "actor_init_failed", False
             )
-            if own_error or self._start_failures > 1:
+            if not self._started.is_set() and (own_error or self._start_failures > 1):
                 reason = f"not ready within {limit:g} s"
                 self._fail(
                     PoolError(

@@ -153,7 +153,7 @@ def test_a_slow_call_times_out_and_the_actor_lives_on() -> None:
 def test_a_constructor_that_raises_fails_the_start_with_its_reason() -> None:
     async def body(pool: ActorPool) -> None: ...
 
-    with pytest.raises(PoolError, match="worker-0 could not start: .*ValueError: no such model"):
+    with pytest.raises(PoolError, match=r"worker-0 could not start: .*ValueError: no such model"):
         with_pool(body, replicas=1, fail_start=True)
 
 

@@ -1,0 +1,74 @@
+"""Where every prompt went: issued = consumed + dropped, always."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from repo_ray.records import Score
+
+
+@dataclass
+class Ledger:
+    """Counts prompts and samples.
+
+    A prompt is issued once per epoch and ends as consumed (it entered a batch) or dropped
+    (with its cause). `samples` counts every reply sampled, so retries show; `invalid` counts
+    scores that could not be had, by source and cause.
+    """
+
+    issued: int = 0
+    consumed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    samples: int = 0
+    invalid: Counter[str] = field(default_factory=Counter)
+    scores: int = 0
+
+    def count_score(self, score: Score) -> None:
+        self.scores += 1
+        if not score.valid:
+            self.invalid[f"{score.source}: {cause(score.error)}"] += 1
+
+    @property
+    def balanced(self) -> bool:
+        return self.issued == self.consumed + sum(self.dropped.values())
+
+    @property
+    def invalid_share(self) -> float:
+        return sum(self.invalid.values()) / self.scores if self.scores else 0.0
+
+    def add(self, other: Ledger) -> None:
+        self.issued += other.issued
+        self.consumed += other.consumed
+        self.samples += other.samples
+        self.scores += other.scores
+        self.dropped.update(other.dropped)
+        self.invalid.update(other.invalid)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "issued": self.issued,
+            "consumed": self.consumed,
+            "dropped": dict(self.dropped),
+            "samples": self.samples,
+            "scores": self.scores,
+            "invalid": dict(self.invalid),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Ledger:
+        return cls(
+            issued=state["issued"],
+            consumed=state["consumed"],
+            dropped=Counter(state["dropped"]),
+            samples=state["samples"],
+            invalid=Counter(state["invalid"]),
+            scores=state["scores"],
+        )
+
+
+def cause(error: str) -> str:
+    """The short cause in front of the colon of a score's error."""
+    return error.partition(":")[0].strip() or "unknown"

@@ -1,0 +1,108 @@
+"""Atomic checkpoints: a folder is either complete, with the hash of every file, or ignored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORMAT = "repo_ray.checkpoint/1"
+MANIFEST = "manifest.json"
+_PREFIX = "step-"
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used; the message names folder, file and reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: `step` updates are in it; `state` is the controller's part."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None], keep: int
+) -> Checkpoint:
+    """Writes `root/step-000012` through a hidden neighbour that is renamed at the end.
+
+    `write(folder)` puts the learner's files there. The `keep` newest checkpoints stay. If
+    anything fails, the older ones are untouched and the error is raised.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"{_PREFIX}{step:06d}"
+    partial = root / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write(partial)
+        files = {
+            str(path.relative_to(partial)): _sha256(path)
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        manifest = {"format": FORMAT, "step": step, "state": state, "files": files}
+        text = json.dumps(manifest, indent=1)
+        (partial / MANIFEST).write_text(text, encoding="utf-8")
+        for name in [*files, MANIFEST]:
+            _sync(partial / name)
+        if final.exists():  # left by an earlier run of the same step, resumed from before it
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync(root)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in _folders(root)[:-keep]:
+        shutil.rmtree(old)
+    return Checkpoint(final, step, state)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Reads and verifies one checkpoint. Raises `CheckpointError`."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found, step, state, files = (manifest[k] for k in ("format", "step", "state", "files"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error!r}") from None
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: format is {found!r}, this version reads {FORMAT!r}")
+    for name, digest in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: listed in the manifest, but missing")
+        if _sha256(file) != digest:
+            raise CheckpointError(f"{file}: its SHA-256 is not the manifest's; the file is damaged")
+    return Checkpoint(folder, step, state)
+
+
+def latest_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest checkpoint under `root`, verified; None if there is none."""
+    folders = _folders(root)
+    return load_checkpoint(folders[-1]) if folders else None
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
