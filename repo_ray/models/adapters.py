@@ -1,0 +1,301 @@
+"""LoRA adapters on one frozen base: create, switch, ship, merge.
+
+Several adapters (policy, value, reward, judge) share one base through PEFT. On the wire and on
+disk an adapter is one *blob*: safetensors bytes with float32 tensors `<module>.lora_A.weight`
+[r, in] and `<module>.lora_B.weight` [out, r], where `<module>` is the path in the Hugging Face
+model, and metadata `{"format", "rank", "alpha"}`. The layer computes
+`y = W0 x + (alpha / r) B A x` (Hu et al. 2021, arXiv 2106.09685, section 4.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from repo_ray.config.settings import LoraShape
+
+FORMAT = "repo_ray.adapter/1"
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A parsed blob. `modules` maps a base module path to its A [r, in] and B [out, r], float32."""
+
+    modules: Mapping[str, tuple[Tensor, Tensor]]
+    rank: int
+    alpha: int
+
+    @property
+    def scale(self) -> float:
+        """alpha / r, the factor of B @ A."""
+        return self.alpha / self.rank
+
+
+# --- on the model ----------------------------------------------------------------------
+
+
+def add_adapters(base: nn.Module, names: Sequence[str], shape: LoraShape) -> PeftModel:
+    """Puts freshly initialised LoRA adapters on a frozen base, all of them trainable.
+
+    B starts at zero, so every adapter starts as the base. Adapter weights are float32 whatever
+    the base's type. The first name is active.
+
+    Raises:
+        ValueError: no name given, or no module of the base matches `shape.target_modules`.
+    """
+    if not names:
+        raise ValueError("add_adapters: at least one adapter name is needed")
+    lora = LoraConfig(
+        r=shape.rank,
+        lora_alpha=shape.alpha,
+        target_modules=list(shape.target_modules),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora, adapter_name=names[0], autocast_adapter_dtype=True)
+    for name in names[1:]:
+        model.add_adapter(name, lora, autocast_adapter_dtype=True)
+    for name in names:
+        for parameter in adapter_parameters(model, name):
+            parameter.requires_grad_(True)
+    activate(model, names[0])
+    return model
+
+
+def adapter_layers(model: PeftModel, name: str) -> dict[str, LoraLayer]:
+    """The LoRA layers that carry adapter `name`, by base module path, in model order.
+
+    Raises:
+        KeyError: the model has no such adapter.
+    """
+    layers = {
+        path: module
+        for path, module in model.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and name in module.lora_A
+    }
+    if not layers:
+        raise KeyError(f"no adapter {name!r}; the model has {sorted(model.peft_config)}")
+    return layers
+
+
+def adapter_parameters(model: PeftModel, name: str) -> list[nn.Parameter]:
+    """All A and B of adapter `name`, in model order."""
+    return [
+        matrix[name].weight
+        for layer in adapter_layers(model, name).values()
+        for matrix in (layer.lora_A, layer.lora_B)
+    ]
+
+
+def activate(model: PeftModel, name: str) -> None:
+    """Makes the next forward passes use adapter `name` alone; gradients flags stay as they are.
+
+    PEFT's own `set_adapter` would freeze every other adapter, and an optimizer built over both
+    would then silently train one.
+
+    Raises:
+        KeyError: the model has no such adapter.
+    """
+    if name not in model.peft_config:
+        raise KeyError(f"no adapter {name!r}; the model has {sorted(model.peft_config)}")
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module._active_adapter = [name]  # the flag that LoraLayer.forward reads
+    model.active_adapter = name
+    model.base_model.active_adapter = name
+
+
+@contextmanager
+def computing(model: PeftModel, adapter: str | None) -> Iterator[None]:
+    """Forward passes inside use `adapter` (None: the bare base) in the base's own type.
+
+    Adapter weights are float32 masters. On a bfloat16 base they are cast for each product by
+    autocast; PEFT's cast of the activations *up* to float32 is off, it would double the cost.
+    """
+    base = next(p for p in model.parameters() if not p.requires_grad)
+    low = base.dtype != torch.float32
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    disabled = [m._disable_adapters for m in layers]
+    if adapter is not None:
+        activate(model, adapter)
+    for layer in layers:
+        layer._disable_adapters = adapter is None
+    try:
+        with (
+            torch.autocast(base.device.type, base.dtype, enabled=low),
+            disable_input_dtype_casting(model, active=low),
+        ):
+            yield
+    finally:
+        for layer, was in zip(layers, disabled, strict=True):
+            layer._disable_adapters = was
+
+
+# --- the blob --------------------------------------------------------------------------
+
+
+def export_adapter(model: PeftModel, name: str) -> bytes:
+    """Adapter `name` as a blob. Under ZeRO-3 the parameters must be gathered first."""
+    tensors: dict[str, Tensor] = {}
+    for path, layer in adapter_layers(model, name).items():
+        tensors[path + _A] = layer.lora_A[name].weight
+        tensors[path + _B] = layer.lora_B[name].weight
+    config = model.peft_config[name]
+    return build_blob(tensors, config.r, config.lora_alpha)
+
+
+def build_blob(tensors: Mapping[str, Tensor], rank: int, alpha: int) -> bytes:
+    """A blob from tensors keyed `<module>.lora_A.weight` / `.lora_B.weight`."""
+    plain = {
+        key: tensor.detach().to("cpu", torch.float32).contiguous()
+        for key, tensor in tensors.items()
+    }
+    return save_tensors(plain, {"format": FORMAT, "rank": str(rank), "alpha": str(alpha)})
+
+
+def parse_adapter(blob: bytes) -> Adapter:
+    """Reads a blob.
+
+    Raises:
+        ValueError: not safetensors, another format, a missing partner, a wrong type or shape.
+    """
+    try:
+        size = int.from_bytes(blob[:8], "little")
+        metadata = json.loads(blob[8 : 8 + size]).get("__metadata__", {})
+        tensors = load_tensors(blob)
+    except Exception as error:  # safetensors raises its own error type, json and Unicode theirs
+        raise ValueError(f"adapter blob: not readable as safetensors ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"adapter blob: format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    numbers = {key: metadata.get(key, "") for key in ("rank", "alpha")}
+    if not all(value.isdecimal() and int(value) > 0 for value in numbers.values()):
+        raise ValueError(f"adapter blob: rank and alpha must be positive integers, found {numbers}")
+    rank, alpha = int(numbers["rank"]), int(numbers["alpha"])
+    modules: dict[str, tuple[Tensor, Tensor]] = {}
+    for key in sorted(tensors):
+        path, _, kind = key.rpartition(".lora_")
+        if not path or kind not in ("A.weight", "B.weight"):
+            raise ValueError(f"adapter blob: unexpected tensor {key!r}")
+        if path in modules:
+            continue
+        a, b = tensors.get(path + _A), tensors.get(path + _B)
+        if a is None or b is None:
+            raise ValueError(f"adapter blob: {path} lacks {'lora_A' if a is None else 'lora_B'}")
+        if a.dtype != torch.float32 or b.dtype != torch.float32:
+            raise ValueError(f"adapter blob: {path} is {a.dtype}/{b.dtype}, expected float32")
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
+            raise ValueError(
+                f"adapter blob: {path} has A {tuple(a.shape)} and B {tuple(b.shape)}, "
+                f"expected [{rank}, in] and [out, {rank}]"
+            )
+        modules[path] = (a, b)
+    if not modules:
+        raise ValueError("adapter blob: holds no tensors")
+    return Adapter(modules, rank, alpha)
+
+
+def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
+    """Overwrites adapter `name` in place. Nothing is changed if anything does not fit.
+
+    Raises:
+        ValueError: modules, rank, alpha or shapes differ from the model's adapter.
+    """
+    adapter = parse_adapter(blob)
+    layers = adapter_layers(model, name)
+    config = model.peft_config[name]
+    if (adapter.rank, adapter.alpha) != (config.r, config.lora_alpha):
+        raise ValueError(
+            f"adapter {name!r}: blob has rank {adapter.rank} and alpha {adapter.alpha}, "
+            f"the model {config.r} and {config.lora_alpha}"
+        )
+    missing, extra = (
+        sorted(layers.keys() - adapter.modules),
+        sorted(adapter.modules - layers.keys()),
+    )
+    if missing or extra:
+        raise ValueError(
+            f"adapter {name!r}: modules differ from the model's; "
+            f"missing from the blob: {missing[:3]} ({len(missing)}), "
+            f"unknown to the model: {extra[:3]} ({len(extra)})"
+        )
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for path, layer in layers.items():
+        for matrix, new in zip((layer.lora_A, layer.lora_B), adapter.modules[path], strict=True):
+            weight = matrix[name].weight
+            if weight.shape != new.shape:
+                raise ValueError(
+                    f"adapter {name!r}: {path} has shape {tuple(new.shape)}, "
+                    f"the model expects {tuple(weight.shape)}"
+                )
+            pairs.append((weight, new))
+    with torch.no_grad():
+        for weight, new in pairs:
+            weight.copy_(new)
+
+
+def adapter_digest(blob: bytes) -> str:
+    """SHA-256 (hex) over rank, alpha and the sorted tensors: names, shapes and bytes.
+
+    Independent of the order in which the file stores them.
+    """
+    adapter = parse_adapter(blob)
+    digest = hashlib.sha256(f"{adapter.rank}/{adapter.alpha}".encode())
+    for path in sorted(adapter.modules):
+        for kind, tensor in zip((_A, _B), adapter.modules[path], strict=True):
+            digest.update(f"{path}{kind}:{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def merge_weight(
+    w0: Float[Tensor, "out in"], a: Float[Tensor, "r in"], b: Float[Tensor, "out r"], scale: float
+) -> Float[Tensor, "out in"]:
+    """`w0 + scale * B @ A` in float32, cast back to the type of `w0`.
+
+    The one definition of a merge: rollout worker, push verifier and export all use it.
+    """
+    return torch.addmm(w0.float(), b.float(), a.float(), alpha=scale).to(w0.dtype)
+
+
+# --- PEFT folders ----------------------------------------------------------------------
+
+
+def save_adapter(folder: Path, blob: bytes, base_path: str) -> None:
+    """Writes a PEFT folder (`adapter_config.json`, `adapter_model.safetensors`).
+
+    `PeftModel.from_pretrained` and `vllm serve --lora-modules` load it. `base_path` names the
+    base model in the config.
+    """
+    adapter = parse_adapter(blob)
+    folder.mkdir(parents=True, exist_ok=True)
+    LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        # A PEFT folder names targets by their last path component, as vLLM expects.
+        target_modules=sorted({path.rpartition(".")[2] for path in adapter.modules}),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_path,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    tensors = {}
+    for path, (a, b) in adapter.modules.items():
+        tensors[f"base_model.model.{path}{_A}"] = a
+        tensors[f"base_model.model.{path}{_B}"] = b
+    (folder / "adapter_model.safetensors").write_bytes(save_tensors(tensors, {"format": "pt"}))
