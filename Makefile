@@ -1,0 +1,76 @@
+# `make help` lists the targets. One environment, .venv, built from a lock under docker/.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+# cpu or gpu: which lock is installed.
+DEVICE      ?= cpu
+# Address of an index with the CPU build of torch; needed where pip does not know one already.
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' docker/requirements.in)
+UV_VERSION    := 0.13.9
+BIN           := $(VENV)/bin
+LOCK          := docker/requirements-$(DEVICE).lock
+STAMP         := $(VENV)/.installed-$(DEVICE)
+# On GPUs the registry's own build of torch is the right one.
+TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
+
+.PHONY: help setup quickstart check test test-all lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(STAMP)  ## create the environment in .venv (DEVICE=gpu for GPUs)
+
+$(STAMP): $(LOCK) docker/requirements.in pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo 'The venv module is missing; on Debian: apt install python3-venv' >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@echo 'Installing $(TORCH) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) '$(TORCH)' 2>$(VENV)/torch.log \
+	  || $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps \
+	    $(if $(filter cpu,$(DEVICE)),--torch-backend cpu) '$(TORCH)' 2>>$(VENV)/torch.log \
+	  || { printf '%s\n' 'Could not install $(TORCH) (details: $(VENV)/torch.log).' \
+	    'pip must know an index with this build: give it the CPU wheel index that is named on the' \
+	    '"Start locally" page of PyTorch, or set PIP_FIND_LINKS to a folder that holds the wheel:' '' \
+	    '    make $(or $(MAKECMDGOALS),setup) TORCH_INDEX=<address of the index>' '' >&2; exit 1; }
+	@echo 'Installing $(LOCK) ...'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+quickstart: setup  ## run the main job on this machine: data to report, at most 12 minutes on 2 cores
+	$(BIN)/python jobs/train_repo.py --config jobs/configs/quickstart.yaml
+
+check: setup  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## checks and tests, without the slow and the GPU ones
+	$(BIN)/pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+test-all: check  ## all tests that this machine can run
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+# The locks hold every version but torch's, which docker/requirements.in pins: it is the one
+# package whose build depends on the machine. The GPU lock has the stricter pins, so it is
+# resolved first and the CPU lock takes its versions.
+COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml docker/requirements.in --extra dev \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+  --no-emit-package torch --override docker/overrides.txt --custom-compile-command 'make lock'
+
+# The CPU build of torch: from PyTorch's index, or from the folder that UV_FIND_LINKS names.
+lock:  ## resolve pyproject.toml and docker/requirements.in into the two locks
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
+	$(COMPILE) --extra gpu --output-file docker/requirements-gpu.lock >/dev/null
+	$(COMPILE) --extra cpu $(if $(UV_FIND_LINKS),,--torch-backend cpu) --override docker/overrides-cpu.txt --constraint docker/requirements-gpu.lock \
+	  --output-file docker/requirements-cpu.lock >/dev/null
+
+clean:  ## remove the environment and the caches, never runs/
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
