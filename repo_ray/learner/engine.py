@@ -101,6 +101,9 @@ def _deepspeed() -> Any:
     os.environ.setdefault("LOCAL_RANK", "0")
     import deepspeed
 
+    # On CPU DeepSpeed would compile a shared-memory all-reduce with the system's C++ compiler,
+    # and a killed build leaves a lock that hangs the next run. No op is needed here.
+    deepspeed.ops.__compatible_ops__ = {}
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
 
@@ -146,6 +149,8 @@ class Engine:
                     "reduce_bucket_size": max(trainable, 1),
                     # One sub-group per parameter group, so that one hook call sees one group.
                     "sub_group_size": 10**15,
+                    # Stage 3 would replace torch's linear for the whole process.
+                    "memory_efficient_linear": False,
                 },
             },
         )
@@ -203,6 +208,7 @@ class Engine:
             group["lr"] = lrs[group["name"]] = self._groups[group["name"]].lr * factor
         self._norms = {}
         self._engine.step()
+        self._clear_stage_3_buffer()
         # Stages 1 to 3 find non-finite gradients themselves and never reach the hook.
         finite = len(self._norms) == len(self._groups) and all(
             math.isfinite(norm) for norm in self._norms.values()
@@ -212,13 +218,14 @@ class Engine:
         self._steps += 1
         return Step(self._norms, lrs)
 
-    def discard(self) -> None:
-        """Forgets the gradients gathered since the last step."""
-        for group in self._groups.values():
-            for parameter in group.parameters:
-                parameter.grad = None
-        if self._settings.zero_stage:
-            self._engine.optimizer.zero_grad(set_to_none=True)
+    def _clear_stage_3_buffer(self) -> None:
+        """Zeroes the ZeRO-3 gradient buffer.
+
+        DeepSpeed overwrites it only in the first backward pass of a step and adds afterwards, so
+        a group whose first gradient comes in a later pass would keep last step's gradient.
+        """
+        if self._settings.zero_stage == 3:
+            self._engine.optimizer.grad_partitions_flat_buffer.zero_()
 
     def _clip(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """Scales every visible group's gradient to its norm limit; see the module docstring."""

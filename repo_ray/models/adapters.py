@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, LoraModel
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -48,21 +49,31 @@ class Adapter:
 # --- on the model ----------------------------------------------------------------------
 
 
-def add_adapters(base: nn.Module, names: Sequence[str], shape: LoraShape) -> PeftModel:
+def add_adapters(
+    base: nn.Module, names: Sequence[str], shape: LoraShape, top_layers: int | None = None
+) -> PeftModel:
     """Puts freshly initialised LoRA adapters on a frozen base, all of them trainable.
 
     B starts at zero, so every adapter starts as the base. Adapter weights are float32 whatever
-    the base's type. The first name is active.
+    the base's type. The first name is active. With `top_layers`, only that many of the last
+    layers are adapted: nothing below them needs a backward pass.
 
     Raises:
-        ValueError: no name given, or no module of the base matches `shape.target_modules`.
+        ValueError: no name given, more top layers than the base has, or no module of the base matches `shape.target_modules`.
     """
     if not names:
         raise ValueError("add_adapters: at least one adapter name is needed")
+    layers = None
+    if top_layers is not None:
+        depth = base.config.num_hidden_layers
+        if not 1 <= top_layers <= depth:
+            raise ValueError(f"top_layers is {top_layers}, but the base has {depth} layers")
+        layers = list(range(depth - top_layers, depth))
     lora = LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
         target_modules=list(shape.target_modules),
+        layers_to_transform=layers,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -96,14 +107,19 @@ def adapter_layers(model: PeftModel, name: str) -> dict[str, LoraLayer]:
 def adapter_parameters(model: PeftModel, name: str) -> list[nn.Parameter]:
     """All A and B of adapter `name`, in model order."""
     return [
-        matrix[name].weight
+        matrix
         for layer in adapter_layers(model, name).values()
-        for matrix in (layer.lora_A, layer.lora_B)
+        for matrix in _matrices(layer, name)
     ]
 
 
+def _matrices(layer: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return cast(nn.Parameter, a), cast(nn.Parameter, b)
+
+
 def activate(model: PeftModel, name: str) -> None:
-    """Makes the next forward passes use adapter `name` alone; gradients flags stay as they are.
+    """Makes the next forward passes use adapter `name` alone; gradient flags stay as they are.
 
     PEFT's own `set_adapter` would freeze every other adapter, and an optimizer built over both
     would then silently train one.
@@ -117,7 +133,7 @@ def activate(model: PeftModel, name: str) -> None:
         if isinstance(module, LoraLayer):
             module._active_adapter = [name]  # the flag that LoraLayer.forward reads
     model.active_adapter = name
-    model.base_model.active_adapter = name
+    cast(LoraModel, model.base_model).active_adapter = name
 
 
 @contextmanager
@@ -153,9 +169,8 @@ def export_adapter(model: PeftModel, name: str) -> bytes:
     """Adapter `name` as a blob. Under ZeRO-3 the parameters must be gathered first."""
     tensors: dict[str, Tensor] = {}
     for path, layer in adapter_layers(model, name).items():
-        tensors[path + _A] = layer.lora_A[name].weight
-        tensors[path + _B] = layer.lora_B[name].weight
-    config = model.peft_config[name]
+        tensors[path + _A], tensors[path + _B] = _matrices(layer, name)
+    config = cast(LoraConfig, model.peft_config[name])
     return build_blob(tensors, config.r, config.lora_alpha)
 
 
@@ -217,7 +232,7 @@ def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
     """
     adapter = parse_adapter(blob)
     layers = adapter_layers(model, name)
-    config = model.peft_config[name]
+    config = cast(LoraConfig, model.peft_config[name])
     if (adapter.rank, adapter.alpha) != (config.r, config.lora_alpha):
         raise ValueError(
             f"adapter {name!r}: blob has rank {adapter.rank} and alpha {adapter.alpha}, "
@@ -235,8 +250,7 @@ def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
         )
     pairs: list[tuple[Tensor, Tensor]] = []
     for path, layer in layers.items():
-        for matrix, new in zip((layer.lora_A, layer.lora_B), adapter.modules[path], strict=True):
-            weight = matrix[name].weight
+        for weight, new in zip(_matrices(layer, name), adapter.modules[path], strict=True):
             if weight.shape != new.shape:
                 raise ValueError(
                     f"adapter {name!r}: {path} has shape {tuple(new.shape)}, "
@@ -244,8 +258,8 @@ def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
                 )
             pairs.append((weight, new))
     with torch.no_grad():
-        for weight, new in pairs:
-            weight.copy_(new)
+        for parameter, value in pairs:
+            parameter.copy_(value)
 
 
 def adapter_digest(blob: bytes) -> str:
