@@ -68,7 +68,7 @@ COMPILE = $(BIN)/uv pip compile --quiet pyproject.toml docker/requirements.in --
 # The CPU build of torch: from PyTorch's index, or from the folder that UV_FIND_LINKS names.
 lock:  ## resolve pyproject.toml and docker/requirements.in into the two locks
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv==$(UV_VERSION); }
-	$(COMPILE) --extra gpu --output-file docker/requirements-gpu.lock >/dev/null
+	env -u UV_FIND_LINKS $(COMPILE) --extra gpu --output-file docker/requirements-gpu.lock >/dev/null
 	$(COMPILE) --extra cpu $(if $(UV_FIND_LINKS),,--torch-backend cpu) --override docker/overrides-cpu.txt --constraint docker/requirements-gpu.lock \
 	  --output-file docker/requirements-cpu.lock >/dev/null
 
