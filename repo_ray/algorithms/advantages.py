@@ -1,0 +1,79 @@
+"""Advantage estimation for single replies with the reward at the last token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+#: Below this standard deviation (in units of the advantages) whitening only centres.
+MIN_STD = 1e-6
+
+
+def reward_at_end(
+    rewards: Float[Tensor, " batch"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
+    """Per-token rewards: each reply's reward on its last unmasked token, 0 elsewhere.
+
+    Rows without any unmasked token get no reward.
+    """
+    time = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, time, -1).amax(1, keepdim=True)
+    return torch.where(time == last, rewards[:, None], 0.0)
+
+
+def gae(
+    rewards: Float[Tensor, "batch time"],
+    values: Float[Tensor, "batch time"],
+    mask: Bool[Tensor, "batch time"],
+    truncated: Bool[Tensor, " batch"],
+    gamma: float,
+    lam: float,
+    truncation: Literal["terminal", "bootstrap"] = "terminal",
+    next_values: Float[Tensor, " batch"] | None = None,
+) -> tuple[Float[Tensor, "batch time"], Float[Tensor, "batch time"]]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, over the unmasked
+    tokens of each row in order: a masked token is stepped over, its neighbours are adjacent.
+    V is the value before the token is chosen. After the last token V is 0, except for a reply in
+    `truncated` under `bootstrap`: there it is `next_values`, the value of the state that the cut
+    left behind.
+
+    Returns:
+        Advantages and returns (A + V), both 0 on masked tokens.
+
+    Raises:
+        ValueError: `bootstrap` without `next_values`.
+    """
+    if truncation == "bootstrap" and next_values is None:
+        raise ValueError("truncation 'bootstrap' needs next_values")
+    following = torch.zeros_like(values[:, 0])
+    if truncation == "bootstrap" and next_values is not None:
+        following = torch.where(truncated, next_values, following)
+    running = torch.zeros_like(following)
+    advantages = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        keep = mask[:, t]
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = torch.where(keep, delta + gamma * lam * running, running)
+        following = torch.where(keep, values[:, t], following)
+        advantages[:, t] = torch.where(keep, running, 0.0)
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def whiten(
+    x: Float[Tensor, "batch time"], mask: Bool[Tensor, "batch time"]
+) -> Float[Tensor, "batch time"]:
+    """Zero mean and unit (population) variance over the unmasked entries; 0 elsewhere.
+
+    Where all unmasked entries are equal (standard deviation below `MIN_STD`, such as a single
+    token), the result is 0 everywhere: there is nothing to prefer, so there is no policy gradient.
+    """
+    count = mask.sum().clamp(min=1)
+    mean = torch.where(mask, x, 0.0).sum() / count
+    centred = torch.where(mask, x - mean, 0.0)
+    std = (centred.square().sum() / count).sqrt()
+    return torch.where(std < MIN_STD, torch.zeros_like(centred), centred / std.clamp(min=MIN_STD))

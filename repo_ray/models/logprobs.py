@@ -1,0 +1,113 @@
+"""Log-probabilities of given tokens without ever holding [N, vocab] logits.
+
+Each token's log-probability depends on its own hidden state alone, so its gradient is one vector
+[H], known as soon as the logits are. The forward pass works in chunks of tokens, keeps that
+vector and drops the logits; the backward pass is then one scaling, with no second product with
+the vocabulary matrix (and, under ZeRO-3, no need to gather it again).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        count = hidden.shape[0]
+        logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
+        entropy = torch.empty_like(logprobs)
+        need = hidden.requires_grad
+        d_logprob = torch.empty_like(hidden) if need else None
+        d_entropy = torch.empty_like(hidden) if need and entropy_gradient else None
+        for start in range(0, count, chunk):
+            part = slice(start, min(start + chunk, count))
+            target = targets[part, None]
+            logits = (hidden[part] @ weight.T).float().div_(temperature)
+            log_p = logits - logits.logsumexp(-1, keepdim=True)
+            p = torch.exp(log_p, out=logits)  # the logits' memory is free to be reused
+            logprobs[part] = log_p.gather(1, target).squeeze(1)
+            entropy[part] = -torch.linalg.vecdot(p, log_p)
+            # With z = W h / T: d log p_y / dz = onehot(y) - p and dH / dz = -p (log p + H).
+            if d_entropy is not None:
+                gradient = -p * (log_p + entropy[part, None])
+                d_entropy[part] = (gradient / temperature).to(weight.dtype) @ weight
+            if d_logprob is not None:
+                gradient = p.neg_().scatter_add_(1, target, torch.ones_like(p[:, :1]))
+                d_logprob[part] = gradient.div_(temperature).to(weight.dtype) @ weight
+        ctx.save_for_backward(d_logprob, d_entropy)
+        if d_entropy is None:
+            ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        d_logprob, d_entropy = ctx.saved_tensors
+        gradient = grads[0][:, None] * d_logprob
+        if d_entropy is not None:
+            gradient = gradient + grads[1][:, None] * d_entropy
+        return gradient.to(d_logprob.dtype), None, None, None, None, None
+
+
+def token_logprobs(
+    hidden: Float[Tensor, "n hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    targets: Int[Tensor, " n"],
+    temperature: float,
+    chunk: int,
+    entropy_gradient: bool = False,
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Log-probability (nats) of each target and entropy (nats) of each distribution, float32.
+
+    The distribution is softmax(hidden @ weight.T / temperature); the product is taken in the
+    common type of `hidden` and `weight`, everything after it in float32. `weight` gets no
+    gradient (it is frozen); `entropy` carries one only with `entropy_gradient`, which costs one
+    more product with the vocabulary matrix. At most `chunk` rows of logits exist at a time.
+
+    Raises:
+        ValueError: `hidden` is not 2-D or `weight` requires a gradient.
+    """
+    if hidden.ndim != 2:
+        raise ValueError(f"hidden must be [tokens, hidden size], got {tuple(hidden.shape)}")
+    if weight.requires_grad:
+        raise ValueError("the vocabulary matrix must be frozen: it would get no gradient")
+    logprobs, entropy = _TokenLogprobs.apply(
+        hidden, weight, targets, temperature, chunk, entropy_gradient
+    )
+    return logprobs, entropy
+
+
+class LogprobHead(nn.Module):
+    """`token_logprobs` with the model's own output matrix.
+
+    A module that owns the (shared) parameter, so that ZeRO-3 gathers it around the call.
+    """
+
+    def __init__(self, output: nn.Module, temperature: float, chunk: int, entropy: bool) -> None:
+        super().__init__()
+        bias = getattr(output, "bias", None)
+        if bias is not None:
+            raise ValueError("output layers with a bias are not supported")
+        self.weight = cast(nn.Parameter, output.weight)
+        self.temperature = temperature
+        self.chunk = chunk
+        self.entropy = entropy
+
+    def forward(
+        self, hidden: Float[Tensor, "n hidden"], targets: Int[Tensor, " n"]
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+        return token_logprobs(
+            hidden, self.weight, targets, self.temperature, self.chunk, self.entropy
+        )
