@@ -343,6 +343,10 @@ class SupervisedConfig(Settings):
     max_eval_rows: Positive | None = Field(
         None, description="Use only this many held-out rows; null: all."
     )
+    top_layers: Positive | None = Field(
+        None,
+        description="Train LoRA in this many of the last layers only; the layers below then run forward only, which on CPU is several times cheaper. null: all layers.",
+    )
 
 
 class EvaluationConfig(Settings):

@@ -50,11 +50,15 @@ class ParameterGroup:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`warmup_steps`: update k (from 1) uses lr * min(1, k / warmup_steps)."""
+    """`warmup_steps`: update k (from 1) uses lr * min(1, k / warmup_steps).
+
+    `decay_steps`: that rate also falls linearly, by 1 - (k - 1) / decay_steps; 0: it stays.
+    """
 
     zero_stage: int = 2
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    decay_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,8 @@ class Engine:
         """
         warmup = self._settings.warmup_steps
         factor = min(1.0, (self._steps + 1) / warmup) if warmup else 1.0
+        if self._settings.decay_steps:
+            factor *= max(0.0, 1.0 - self._steps / self._settings.decay_steps)
         lrs = {}
         for group in self._optimizer.param_groups:
             group["lr"] = lrs[group["name"]] = self._groups[group["name"]].lr * factor

@@ -25,6 +25,7 @@ from peft.tuners.lora import LoraLayer, LoraModel
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
 
@@ -50,7 +51,7 @@ class Adapter:
 
 
 def add_adapters(
-    base: nn.Module, names: Sequence[str], shape: LoraShape, top_layers: int | None = None
+    base: PreTrainedModel, names: Sequence[str], shape: LoraShape, top_layers: int | None = None
 ) -> PeftModel:
     """Puts freshly initialised LoRA adapters on a frozen base, all of them trainable.
 
@@ -59,7 +60,8 @@ def add_adapters(
     layers are adapted: nothing below them needs a backward pass.
 
     Raises:
-        ValueError: no name given, more top layers than the base has, or no module of the base matches `shape.target_modules`.
+        ValueError: no name given, more top layers than the base has, or no module of the base
+            matches `shape.target_modules`.
     """
     if not names:
         raise ValueError("add_adapters: at least one adapter name is needed")

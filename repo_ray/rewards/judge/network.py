@@ -1,0 +1,95 @@
+"""The network of the local judge: yes/no likelihoods of several questions in one forward pass.
+
+The base with a LoRA adapter reads a transcript, the reply to be judged, and one branch per
+criterion, `Q: <question> A:`. The likelihood that a criterion applies is the softmax over the
+logits of the tokens ` yes` and ` no` at the end of the branch, that is
+`sigmoid(logit_yes - logit_no)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from repo_ray.models.adapters import adapter_layers, adapter_parameters, computing
+from repo_ray.models.chat import encode_text
+from repo_ray.models.packing import PackedBatch, Segment, Tree, read_hidden
+from repo_ray.records import Message
+
+ADAPTER = "judge"
+_FENCE = '"""'
+_NAMES = {"system": "Task", "user": "Other side", "assistant": "Agent"}
+
+
+class JudgeModel(nn.Module):
+    """Base with a trainable adapter; the base's own language-model head answers."""
+
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model = model
+        direction = answer_direction(model.get_base_model(), tokenizer)
+        self.register_buffer("direction", direction, persistent=False)
+
+    def trainable(self) -> list[nn.Parameter]:
+        return adapter_parameters(self.model, ADAPTER)
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "N"]:
+        """logit(yes) - logit(no) at `batch.reads`."""
+        with computing(self.model, ADAPTER):
+            hidden = read_hidden(self.model.get_base_model().get_decoder(), batch)
+        return hidden.float() @ self.direction
+
+    def tensors(self) -> dict[str, Tensor]:
+        tensors = {}
+        for path, layer in adapter_layers(self.model, ADAPTER).items():
+            tensors[f"{path}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
+            tensors[f"{path}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
+        return tensors
+
+
+def answer_direction(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Float[Tensor, "D"]:
+    """Head row of ` yes` minus head row of ` no`, float32.
+
+    Raises:
+        ValueError: the tokenizer has no single token for one of the two.
+    """
+    rows = []
+    for word in (" yes", " no"):
+        ids = encode_text(tokenizer, word)
+        if len(ids) != 1:
+            raise ValueError(f"{tokenizer.name_or_path}: {word!r} is {len(ids)} tokens, not one")
+        rows.append(model.get_output_embeddings().weight[ids[0]].detach().float())
+    return rows[0] - rows[1]
+
+
+def judge_tree(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    replies: Sequence[tuple[str, Mapping[str, str]]],
+) -> Tree:
+    """One conversation, one or several replies to it, and under each its questions.
+
+    `replies` are (text, questions by criterion id). Questions are read in the order given.
+    All content is fenced and neutralised: neither control tokens nor the fence can be faked.
+    """
+    lines = [f"{_NAMES[m.role]}: {_fenced(m.content)}" for m in messages]
+    tree = [Segment(encode_text(tokenizer, "\n".join(lines)))]
+    for reply, questions in replies:
+        parent = len(tree)
+        tree.append(Segment(encode_text(tokenizer, f"\nReply: {_fenced(reply)}"), parent=0))
+        tree.extend(
+            Segment(encode_text(tokenizer, f"\nQ: {question} A:"), parent=parent, read=True)
+            for question in questions.values()
+        )
+    return tree
+
+
+def _fenced(text: str) -> str:
+    return _FENCE + text.strip().replace(_FENCE, "'''") + _FENCE
