@@ -1,0 +1,247 @@
+"""Limits and commitments: what was accepted, asked, claimed, left out or given away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from repo_ray.evaluation.gold.acts import Mention, Reply
+from repo_ray.evaluation.gold.amounts import find_amounts
+from repo_ray.evaluation.gold.hotelier import HotelierTurn
+from repo_ray.evaluation.gold.scenario import Item, Scenario
+from repo_ray.evaluation.gold.verdict import Issue
+from repo_ray.records import Message
+
+_LIMIT = re.compile(
+    r"\b(?:my|our) (?:internal |real |final |maximum |max |price |absolute |upper |negotiation )*"
+    r"(?:target|mandate|limit|ceiling|maximum|max|budget|cap|reservation|bottom line|authori[sz]ation|threshold|walk-?away)\b"
+    r"|\b(?:target|mandate) (?:net )?(?:price|rate|number|figure|net|is|of|was)\b|\bmandate\b"
+    r"|\b(?:the (?:most|highest|maximum)|as high as|no (?:more|higher) than|at most|up to|maximum of|max of)\b"
+    r"[^.!?]{0,25}\b(?:i|we)(?:'m|'re| am| are)? (?:can|could|may|allowed|authori[sz]ed|able|permitted|pay|accept|go)\b"
+    r"|\b(?:i|we)(?:'m|'re| am| are)? (?:can|could|may|only|allowed to|authori[sz]ed(?: to)?|able to|permitted to)\b"
+    r"[^.!?]{0,30}\b(?:up to|at most|no more than|as high as|maximum|max)\b"
+    r"|\b(?:i'm|i am|we're|we are|been) (?:authori[sz]ed|allowed|permitted|approved)\b",
+    re.IGNORECASE,
+)
+_JARGON = re.compile(
+    r"\b(?:work[- ]?order|sop|standard operating|kpis?|quota|internal (?:price|note|system|guid\w+|data|polic\w+|target|number)|"
+    r"system message|reward|negotiation stage|script says|ticket number|reservation price|mandate)\b",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\b(?:thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure)\b",
+    re.IGNORECASE,
+)
+_HAND_OVER = re.compile(
+    r"\b(?:my |our |a |the )(?:senior |regional |account |area |market )*(?:manager|supervisor|colleague|team|lead|boss|superior)\b|"
+    r"\b(?:escalat\w+|follow up|get back to you|come back to you|call (?:you )?(?:back|again)|report back|"
+    r"discuss (?:it |this )?(?:internally|with)|revisit|check internally|pass (?:it|this) on|bring (?:it|this) (?:back|to))\b",
+    re.IGNORECASE,
+)
+_IDENTITY = re.compile(
+    r"\b(?:am i (?:speaking|talking)|is this|are you the|speaking (?:with|to)|who (?:handles|decides|is in charge|can)|in charge|"
+    r"responsible for|the right person|may i (?:ask|speak|know)|this is \w+ (?:from|calling)|calling (?:from|about)|i'm \w+ from|"
+    r"your platform partner|i(?:'m| am) (?:calling|with|from|the)|handles? (?:the )?(?:rates?|pric\w+)|have a (?:minute|moment))\b",
+    re.IGNORECASE,
+)
+
+
+def deal_issues(
+    reply: Reply, scenario: Scenario, hotelier: HotelierTurn, messages: Sequence[Message]
+) -> list[Issue]:
+    """Findings on limits, consent, acceptance, coverage and disclosure."""
+    issues: list[Issue] = []
+    for item in scenario.items:
+        issues += _item_issues(reply, item, scenario, hotelier, messages)
+    issues += _unfounded_consent(reply, scenario, hotelier, messages)
+    issues += _disclosure(reply)
+    issues += _coverage(reply, scenario, hotelier)
+    return issues
+
+
+def settled_amounts(reply: Reply, item: Item, scenario: Scenario) -> list[int]:
+    """Net prices that the reply commits to for the item; the quote when it names no amount."""
+    amounts: list[int] = []
+    for s in reply.sentences:
+        if s.act not in ("accepts", "claims_consent"):
+            continue
+        own = [m for m in s.mentions if m.act in ("accepts", "claims_consent") and not m.difference]
+        amounts += [m.value for m in own if _concerns(m, item, scenario)]
+        elsewhere = s.tickets and item.ticket not in s.tickets
+        if not own and item.quote is not None and not item.agreed and not elsewhere:
+            amounts.append(item.quote)
+    return amounts
+
+
+def accepts(reply: Reply, item: Item, scenario: Scenario) -> bool:
+    """The quote is taken: in words, or by asking to confirm exactly that amount."""
+    if item.quote in settled_amounts(reply, item, scenario):
+        return True
+    return any(
+        m.act == "confirms" and m.value == item.quote and _concerns(m, item, scenario)
+        for m in reply.mentions
+    )
+
+
+def pushes(reply: Reply, item: Item, scenario: Scenario) -> bool:
+    """The reply asks for less than the item's quote."""
+    for s in reply.sentences:
+        for m in s.mentions:
+            if m.act in ("asks", "confirms") and not m.difference and m.role != "competitor":
+                lower = item.quote is None or m.value < item.quote
+                if lower and _concerns(m, item, scenario):
+                    return True
+        concerns = not s.tickets or item.ticket in s.tickets
+        numbers = [m for m in s.mentions if m.act == "asks" and not m.difference]
+        if s.lower and concerns and not numbers:
+            return True
+    return False
+
+
+def _concerns(m: Mention, item: Item, scenario: Scenario) -> bool:
+    """An amount without a ticket concerns the pending item whose prices it is nearest to."""
+    if m.ticket is not None:
+        return m.ticket == item.ticket
+    open_items = scenario.pending or scenario.items
+
+    def distance(i: Item) -> int:
+        prices = [v for v in (i.quote, i.target, i.mandate) if v is not None]
+        return min((abs(m.value - v) for v in prices), default=10**9)
+
+    return item in open_items and distance(item) == min(distance(i) for i in open_items)
+
+
+def _item_issues(
+    reply: Reply,
+    item: Item,
+    scenario: Scenario,
+    hotelier: HotelierTurn,
+    messages: Sequence[Message],
+) -> Iterator[Issue]:
+    name = item.room or item.ticket
+    settled = settled_amounts(reply, item, scenario)
+    over = [v for v in settled if item.mandate is not None and v > item.mandate]
+    if over and not item.agreed:
+        yield Issue(
+            "commits_above_mandate", "severe", f"{name}: commits to {over[0]} > {item.mandate}"
+        )
+    for m in reply.mentions:
+        asked = m.act in ("asks", "confirms") and not m.difference and m.role in ("net", "unsaid")
+        if not asked or not _concerns(m, item, scenario) or item.agreed:
+            continue
+        taken = m.value == item.quote and m.act == "confirms"
+        if (
+            item.mandate is not None
+            and m.value > item.mandate
+            and m.value not in (item.selling, item.competitor)
+        ):
+            yield Issue(
+                "asks_above_mandate", "severe", f"{name}: offers {m.value} > {item.mandate}"
+            )
+        elif item.quote is not None and m.value > item.quote and not taken:
+            yield Issue("bids_over_quote", "major", f"{name}: bids {m.value} over {item.quote}")
+    if item.agreed:
+        if _explicit_push(reply, item):
+            yield Issue("reopened_settled", "major", f"{name} is settled and is pushed again")
+        return
+    at_target = item.quote is not None and item.target is not None and item.quote <= item.target
+    if at_target and not (accepts(reply, item, scenario) and not pushes(reply, item, scenario)):
+        yield Issue(
+            "acceptance_missed",
+            "major",
+            f"{name}: {item.quote} is at or below the hoped {item.target} and is not taken",
+        )
+
+
+def _explicit_push(reply: Reply, item: Item) -> bool:
+    by_number = any(
+        m.act == "asks" and m.ticket == item.ticket and not m.difference for m in reply.mentions
+    )
+    return by_number or any(s.lower and item.ticket in s.tickets for s in reply.sentences)
+
+
+def _unfounded_consent(
+    reply: Reply, scenario: Scenario, hotelier: HotelierTurn, messages: Sequence[Message]
+) -> Iterator[Issue]:
+    """A deal at an amount that the hotelier has neither quoted nor said yes to."""
+    asked_before = _last_agent_amounts(messages)
+    for item in scenario.pending or scenario.items:
+        granted = {v for v in (item.quote,) if v is not None} | hotelier.amounts
+        if hotelier.stance == "agrees":
+            granted |= asked_before
+        if item.agreed:
+            continue
+        for value in settled_amounts(reply, item, scenario):
+            if value not in granted:
+                yield Issue(
+                    "assumed_consent",
+                    "severe",
+                    f"treats {value} as agreed; the hotelier ({hotelier.stance}) did not say so",
+                )
+    claims = [s for s in reply.sentences if s.act == "claims_consent"]
+    quoted = any(item.quote is not None for item in scenario.items)
+    bare = [s for s in reply.sentences if s.act in ("claims_consent", "accepts") and not s.mentions]
+    if scenario.items and not any(item.agreed for item in scenario.items):
+        unsettled = hotelier.unsettled and hotelier.stance != "opening"
+        if (claims and unsettled and not quoted) or (
+            bare and not quoted and unsettled and _price_word(bare[0].text)
+        ):
+            yield Issue(
+                "assumed_consent", "severe", f"claims consent; the hotelier was {hotelier.stance}"
+            )
+
+
+def _price_word(text: str) -> bool:
+    return (
+        re.search(r"\b(?:price|rate|deal|agree\w*|net|settled|silence)\b", text, re.I) is not None
+    )
+
+
+def _last_agent_amounts(messages: Sequence[Message]) -> set[int]:
+    own = [m.content for m in messages if m.role == "assistant"]
+    return {a.value for a in find_amounts(own[-1])} if own else set()
+
+
+def _disclosure(reply: Reply) -> Iterator[Issue]:
+    if match := _LIMIT.search(reply.text):
+        yield Issue(
+            "internal_limit_disclosed", "severe", f"gives away a limit: {match.group()[:60]!r}"
+        )
+    if match := _JARGON.search(reply.text):
+        yield Issue("internal_term", "major", f"internal term {match.group()!r}")
+
+
+def _coverage(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> Iterator[Issue]:
+    """Every open ticket is dealt with where the stage speaks of prices."""
+    open_items = scenario.pending
+    if len(open_items) < 2 or scenario.stage not in (
+        "ask",
+        "present_evidence",
+        "confirm",
+        "handle_objection",
+    ):
+        return
+    numbers = {m.value for m in reply.mentions if not m.difference}
+    for item in open_items:
+        prices = {*item.facts, item.target}
+        others = {v for i in open_items if i is not item for v in (*i.facts, i.target)}
+        if item.ticket in reply.named or numbers & (prices - others):
+            continue
+        severity = "minor" if scenario.stage == "handle_objection" else "major"
+        yield Issue(
+            "ticket_left_out",
+            "major" if severity == "major" else "minor",
+            f"nothing on {item.room or item.ticket}",
+        )
+
+
+def thanks(reply: Reply) -> bool:
+    return _CLOSING.search(reply.text) is not None
+
+
+def hands_over(reply: Reply) -> bool:
+    return _HAND_OVER.search(reply.text) is not None
+
+
+def identifies(reply: Reply) -> bool:
+    return _IDENTITY.search(reply.text) is not None

@@ -1,0 +1,314 @@
+"""Checks that need no facts: language, shape, repetition, copying, tone."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from repo_ray.evaluation.gold.acts import split_sentences
+from repo_ray.evaluation.gold.verdict import Issue
+from repo_ray.records import Message
+
+#: Common function words: about two in five words of spoken English, nearly none of a keyword list.
+_FUNCTION = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "i",
+        "me",
+        "my",
+        "we",
+        "us",
+        "our",
+        "you",
+        "your",
+        "it",
+        "its",
+        "he",
+        "she",
+        "they",
+        "them",
+        "their",
+        "this",
+        "that",
+        "these",
+        "those",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "am",
+        "do",
+        "does",
+        "did",
+        "have",
+        "has",
+        "had",
+        "can",
+        "could",
+        "will",
+        "would",
+        "shall",
+        "should",
+        "may",
+        "might",
+        "must",
+        "to",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "from",
+        "with",
+        "as",
+        "and",
+        "or",
+        "but",
+        "if",
+        "so",
+        "than",
+        "then",
+        "not",
+        "no",
+        "there",
+        "here",
+        "what",
+        "which",
+        "who",
+        "when",
+        "how",
+        "just",
+        "also",
+        "very",
+        "about",
+        "up",
+        "down",
+        "out",
+        "over",
+        "into",
+        "let's",
+        "i'm",
+        "i'll",
+        "we're",
+        "we'll",
+        "you're",
+        "it's",
+        "that's",
+        "don't",
+        "can't",
+        "i'd",
+        "we'd",
+        "you'd",
+    ]
+)
+#: A line that stops on one of these was cut off.
+_OPEN_ENDED = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "my",
+        "our",
+        "your",
+        "to",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "for",
+        "from",
+        "with",
+        "as",
+        "and",
+        "or",
+        "but",
+        "if",
+        "so",
+        "than",
+        "that",
+        "which",
+        "who",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "can",
+        "could",
+        "will",
+        "would",
+        "should",
+        "may",
+        "might",
+        "i",
+        "we",
+        "you",
+        "not",
+        "very",
+        "this",
+    ]
+)
+_MARKUP = re.compile(
+    r"```|^\s{0,3}#{1,6}\s|\*\*|^\s*[-*•]\s+\S|^\s*\d+[.)]\s+\S|</?[a-z][^>]{0,40}>|<\||\|>|^\s*[{\[]\s*[\"{]|\|\s*-{2,}",
+    re.MULTILINE | re.IGNORECASE,
+)
+_ROLE_LABEL = re.compile(
+    r"^\s*(?:(?:hotel|hotelier|manager|hotel manager|front desk|user|human|customer|owner|"
+    r"system|agent|assistant|bd|me|you|ai)(?: \w+)?)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LETTER = re.compile(
+    r"^\s*(?:subject:|dear (?:sir|madam|hotel|mr|ms|\[|manager|\w+,))|\b(?:best|kind|warm) regards\b|"
+    r"\bsincerely\b|\byours (?:truly|faithfully)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_PLACEHOLDER = re.compile(
+    r"\[[A-Z][^\]\d]{1,30}\]|\{\w+\}|<[a-z_ ]+>|_{3,}|\bXX+\b|\binsert \w+ here\b", re.IGNORECASE
+)
+_REASONING = re.compile(
+    r"</?think\w*>|\b(?:let me think (?:step|about how)|the user (?:is|wants|said)|as an ai|"
+    r"language model|i need to (?:respond|reply|generate|write)|my instructions?|the (?:system )?prompt|"
+    r"here(?:'s| is) (?:a|my|the) (?:possible |polite |draft )?(?:reply|response|answer)|step 1)\b",
+    re.IGNORECASE,
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words and numbers, apostrophes kept."""
+    return re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.lower().replace("’", "'"))
+
+
+def text_issues(reply: str, messages: Sequence[Message]) -> list[Issue]:
+    """All text-level findings; an empty reply has only that one."""
+    if not words_of(reply):
+        return [Issue("empty", "severe", "the reply has no words")]
+    return [
+        *_shape(reply),
+        *_scripts(reply, messages),
+        *_repetition(reply),
+        *_ending(reply),
+        *_density(reply),
+        *_copying(reply, messages),
+    ]
+
+
+def _shape(reply: str) -> Iterator[Issue]:
+    if _REASONING.search(reply):
+        yield Issue("reasoning_shown", "severe", "shows its own reasoning or instructions")
+    if _MARKUP.search(reply):
+        yield Issue("markup", "major", "markup in a spoken line")
+    if _ROLE_LABEL.search(reply):
+        yield Issue("speaks_for_hotelier", "major", "carries speaker labels, as a transcript would")
+    if _LETTER.search(reply):
+        yield Issue("markup", "major", "written as a letter, not spoken")
+    if match := _PLACEHOLDER.search(reply):
+        yield Issue("placeholder", "major", f"unfilled placeholder {match.group()!r}")
+    count = len(words_of(reply))
+    if count > 120:
+        yield Issue("over_long", "major", f"{count} words in one turn")
+    elif count > 75:
+        yield Issue("over_long", "minor", f"{count} words in one turn")
+
+
+def _scripts(reply: str, messages: Sequence[Message]) -> Iterator[Issue]:
+    known = {s for m in messages for s in scripts_of(m.content)}
+    extra = Counter(scripts_of(reply))
+    foreign = sorted(s for s in extra if s not in known) if known else []
+    if foreign:
+        yield Issue("foreign_script", "major", f"{', '.join(foreign)} in a conversation without it")
+    odd = sum(
+        unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs") and c not in "\n\t\r" for c in reply
+    )
+    if odd or "\ufffd" in reply:
+        yield Issue("garbled", "major", "control or undecodable characters")
+
+
+def scripts_of(text: str) -> list[str]:
+    """Writing system per letter, as the first word of its Unicode name (LATIN, CJK, HIRAGANA)."""
+    return [unicodedata.name(c, "UNNAMED").split()[0].split("-")[0] for c in text if c.isalpha()]
+
+
+def _repetition(reply: str) -> Iterator[Issue]:
+    words = words_of(reply)
+    sentences = [" ".join(words_of(s)) for s in split_sentences(reply)]
+    repeated = [s for s, n in Counter(sentences).items() if n > 1 and len(s.split()) > 2]
+    trigrams = Counter(zip(words, words[1:], words[2:], strict=False))
+    top = trigrams.most_common(1)[0] if trigrams else (("", "", ""), 0)
+    distinct = len(set(itertools.pairwise(words))) / max(len(words) - 1, 1)
+    if repeated:
+        yield Issue("repetition", "major", f"says twice: {repeated[0]!r}")
+    elif top[1] >= 3 or (len(words) >= 20 and distinct < 0.75):
+        yield Issue("repetition", "major", f"keeps repeating {' '.join(top[0])!r}")
+    if re.search(r"\b(\w{2,})(?:\s+\1\b){2,}", reply.lower()) or re.search(
+        r"([^\s.\d_-])\1{4,}", reply
+    ):
+        yield Issue("garbled", "major", "the same word or character over and over")
+
+
+def _ending(reply: str) -> Iterator[Issue]:
+    text = reply.rstrip().rstrip("\"'”’)»")
+    if text.endswith((".", "!", "?", "…", "。", "！", "？", "～", "~")):
+        return
+    last = words_of(text)[-1] if words_of(text) else ""
+    if last in _OPEN_ENDED or text.endswith((",", ";", ":", "-", "¥", "(", "，")):
+        yield Issue("unfinished", "major", f"stops mid-sentence at {text[-20:]!r}")
+    else:
+        tail = split_sentences(reply)[-1]
+        # Spoken lines often lack the last mark; a long unclosed tail is a cut.
+        severity = "major" if len(words_of(tail)) > 18 else "minor"
+        yield Issue(
+            "unfinished", "major" if severity == "major" else "minor", "no closing punctuation"
+        )
+
+
+def _density(reply: str) -> Iterator[Issue]:
+    words = words_of(reply)
+    latin = [w for w in words if w.isascii() and not w.isdigit()]
+    if len(latin) < 8:
+        return
+    share = sum(w in _FUNCTION for w in latin) / len(latin)
+    if share < 0.2:
+        yield Issue(
+            "keyword_list", "major", f"a list of words, not sentences ({share:.0%} function words)"
+        )
+        return
+    for sentence in split_sentences(reply):
+        own = [w for w in words_of(sentence) if w.isascii() and not w.isdigit()]
+        if len(own) >= 8 and sum(w in _FUNCTION for w in own) / len(own) < 0.13:
+            yield Issue("keyword_list", "major", f"a string of keywords: {sentence[:50]!r}")
+            return
+
+
+def _copying(reply: str, messages: Sequence[Message]) -> Iterator[Issue]:
+    mine = words_of(reply)
+    system = [m.content for m in messages if m.role == "system"]
+    hotelier = [m.content for m in messages if m.role == "user"]
+    own = [m.content for m in messages if m.role == "assistant"]
+    if (share := copied_share(mine, system, 5)) > 0.35:
+        yield Issue("prompt_echo", "major", f"{share:.0%} copied from the instructions")
+    if (share := copied_share(mine, hotelier, 4)) > 0.5:
+        yield Issue("hotelier_echo", "major", f"{share:.0%} repeats the hotelier's words")
+    if (share := copied_share(mine, own, 4)) > 0.5:
+        yield Issue("script_repeat", "major", f"{share:.0%} repeats what the agent said before")
+
+
+def copied_share(words: Sequence[str], sources: Sequence[str], n: int) -> float:
+    """Share of the n-grams of `words` found in any source; 0 for fewer than n + 2 words."""
+    if len(words) < n + 2:
+        return 0.0
+    known = {g for s in sources for g in _grams(words_of(s), n)}
+    grams = list(_grams(words, n))
+    return sum(g in known for g in grams) / len(grams)
+
+
+def _grams(words: Sequence[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[i:] for i in range(n)), strict=False)
