@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from gold_cases import KING, SCENES, SYSTEM
+from gold_cases import KING, SCENES, SYSTEM, Scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -172,7 +172,7 @@ def test_odd_contexts_do_not_raise(context: dict) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=200), st.sampled_from(SCENES))
-def test_any_text_gets_a_bounded_verdict(reply: str, scene) -> None:
+def test_any_text_gets_a_bounded_verdict(reply: str, scene: Scene) -> None:
     verdict = judge_reply(scene.messages, scene.context, scene.hidden, reply)
     assert 0 <= verdict.score <= 1
     assert verdict.rating in range(1, 6)

@@ -65,9 +65,10 @@ _COUNTED = re.compile(
     r"rd\b|th\b|%|percent|per cent|points?)",
     re.IGNORECASE,
 )
+#: A comparative right after the number (`29 cheaper`, `29 under`) or a noun of difference.
 _DIFFERENCE_AFTER = re.compile(
-    r"\s*(?:per night\s+)?(?:lower|less|cheaper|below|under|off|higher|more|above|over|apart|"
-    r"difference|gap|discount|reduction|cut|drop|extra)\b",
+    r"\s*(?:per night\s+)?(?!offer|after|other|number|however|either)"
+    r"(?:[a-z]{2,}er|less|more|off|above|below|gap|discount|reduction)\b",
     re.IGNORECASE,
 )
 _DIFFERENCE_BEFORE = re.compile(
