@@ -1,0 +1,361 @@
+"""One rollout engine: vLLM's AsyncLLM, sampling exactly the adapter it was last given.
+
+The only file that imports vLLM, and only when an engine starts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from repo_ray.config.settings import Config
+from repo_ray.models.adapters import adapter_digest, parse_adapter, save_adapter
+from repo_ray.models.loading import load_tokenizer
+from repo_ray.records import FinishReason, Rollout
+from repo_ray.rollouts.gate import Gate
+from repo_ray.rollouts.publication import (
+    EngineState,
+    PublicationError,
+    PushReport,
+    check_read_back,
+    tensors_to_verify,
+)
+
+#: The ranks for which vLLM has LoRA buffers (vllm.config.lora.MaxLoRARanks).
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+#: Tokens that a CPU engine computes in one step at most.
+_CPU_BATCH_TOKENS = 4096
+
+
+class EngineDiedError(RuntimeError):
+    """vLLM's engine core has ended; this engine cannot work any more."""
+
+
+def engine_environment(config: Config) -> dict[str, str]:
+    """Variables that an engine's process must be started with (vLLM reads them at import)."""
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "HF_HUB_OFFLINE": "1",  # the model is always a local folder
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if not config.rollout.pool.gpus:
+        variables |= {
+            # `auto` would pin every engine of the machine to the same cores.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.cpu_kv_cache_gib),
+            "OMP_NUM_THREADS": str(config.rollout.pool.threads),
+            # Lets the worker live inside the engine core: on CPUs vLLM otherwise turns `uni`
+            # into `mp`, one more process. AsyncLLM has its engine core apart either way.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+    return variables
+
+
+class RolloutEngine:
+    """Samples replies and publishes adapters.
+
+    A push waits until no sample is under way and new samples wait until it has been verified,
+    so all tokens of a reply come from one adapter. After a failed push the engine refuses to
+    sample until another push succeeds. `engine_environment` must be set in the process.
+    """
+
+    def __init__(self, config: Config, model_folder: Path, name: str) -> None:
+        self._config = config
+        self._folder = model_folder
+        self._name = name
+        self._gate = Gate()
+        self._version = 0
+        self._digest = ""
+        self._pushes = 0
+        self._failure = ""
+        self._lora: Any = None  # vLLM's LoRARequest in native mode
+        self._llm: Any = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    # --- life ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads the model; blocks the event loop meanwhile (10-30 s for small models)."""
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._tokenizer = load_tokenizer(self._folder)
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_arguments()))
+        await self._workers("end_with", os.getpid())
+
+    async def shutdown(self) -> None:
+        """Ends the engine core and its workers."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._llm = None
+        if self._lora is not None:
+            shutil.rmtree(self._lora.lora_path)
+            self._lora = None
+
+    def check(self) -> None:
+        """Raises `EngineDiedError` if the engine core has ended or never started."""
+        if self._llm is None or self._llm.errored:
+            raise EngineDiedError(f"{self._name}: the vLLM engine core is not running")
+
+    def state(self) -> EngineState:
+        """Which adapter the engine samples, and whether its last push was verified."""
+        return EngineState(self._name, self._version, self._digest, not self._failure)
+
+    # --- sampling -----------------------------------------------------------------------
+
+    async def sample(
+        self,
+        sample_id: str,
+        prompt_id: str,
+        attempt: int,
+        prompt_token_ids: Sequence[int],
+        seed: int,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> Rollout:
+        """One reply. `seed` fixes it, up to the rounding of other batch companions.
+
+        The end-of-turn token is part of the reply. Log-probs are those of the distribution
+        sampled from (after temperature); top-p and top-k are off. Waits while a push runs.
+
+        Raises:
+            PublicationError: the last push failed, so what would be sampled is unknown.
+            EngineDiedError: the engine core has ended.
+            ValueError: prompt and reply do not fit into `rollout.max_model_len`.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = self._config.sampling
+        parameters = SamplingParams(
+            n=1,
+            max_tokens=max_new_tokens or sampling.max_new_tokens,
+            temperature=sampling.temperature if temperature is None else temperature,
+            top_p=1.0,
+            top_k=0,
+            seed=seed,
+            logprobs=0,  # the sampled token's alone
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        began = time.monotonic()
+        async with self._gate.shared():
+            self._refuse_unverified()
+            version = self._version
+            output = (
+                await self._generate(prompt_token_ids, parameters, f"{sample_id}.{attempt}")
+            ).outputs[0]
+        tokens = tuple(output.token_ids)
+        return Rollout(
+            sample_id=sample_id,
+            prompt_id=prompt_id,
+            attempt=attempt,
+            prompt_token_ids=tuple(prompt_token_ids),
+            token_ids=tokens,
+            loss_mask=(True,) * len(tokens),
+            logprobs=tuple(
+                float(choices[token].logprob)
+                for token, choices in zip(tokens, output.logprobs, strict=True)
+            ),
+            versions=(version,) * len(tokens),
+            finish_reason=self._finish_reason(sample_id, output.finish_reason),
+            text=self._text(tokens),
+            engine=self._name,
+            latency_s=time.monotonic() - began,
+        )
+
+    async def probe(
+        self, samples: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[list[float]]:
+        """The live adapter's log-probs (nats) of given replies [T], at temperature 1.
+
+        Each sample is (prompt ids, reply ids). vLLM computes prompt log-probs without
+        temperature and without reading the prefix cache.
+        """
+        from vllm import SamplingParams
+
+        parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        logprobs: list[list[float]] = []
+        async with self._gate.shared():
+            self._refuse_unverified()
+            for index, (prompt, reply) in enumerate(samples):
+                output = await self._generate([*prompt, *reply], parameters, f"probe-{index}")
+                logprobs.append(
+                    [
+                        float(choices[token].logprob)
+                        for token, choices in zip(
+                            reply, output.prompt_logprobs[len(prompt) :], strict=True
+                        )
+                    ]
+                )
+        return logprobs
+
+    # --- publication --------------------------------------------------------------------
+
+    async def push(self, blob: bytes, version: int, digest: str) -> PushReport:
+        """Makes an adapter blob live as `version` and proves that it is.
+
+        Drains, loads, clears the prefix cache, reads live tensors back (all of them at the
+        engine's first push, `rollout.verify_tensors` in rotation later), resumes.
+
+        Raises:
+            PublicationError: the blob is not the one with `digest`, the cache was not cleared
+                or a live tensor is not what it must be.
+            EngineDiedError: the engine core has ended.
+        """
+        began = time.monotonic()
+        received = adapter_digest(blob)
+        if received != digest:
+            raise PublicationError(
+                f"{self._name}: version {version}: the adapter received has digest "
+                f"{received[:12]}, expected {digest[:12]}"
+            )
+        modules = tensors_to_verify(
+            list(parse_adapter(blob).modules), self._config.rollout.verify_tensors, self._pushes
+        )
+        async with self._gate.exclusive():
+            self._failure = f"{self._name}: the push of version {version} did not finish"
+            # The gate has drained this engine's own requests; one cancelled by its caller may
+            # still run in the core until its abort arrives.
+            await self._ask("pause_generation", mode="wait", clear_cache=False)
+            drained = time.monotonic()
+            await self._load(blob, version)
+            if not await self._ask("reset_prefix_cache"):
+                raise PublicationError(
+                    f"{self._name}: version {version}: vLLM did not clear its prefix cache; "
+                    "blocks of the previous adapter would be reused"
+                )
+            loaded = time.monotonic()
+            largest = check_read_back(
+                self._name, version, modules, await self._read_back(blob, modules)
+            )
+            verified = time.monotonic()
+            await self._ask("resume_generation")
+            self._version, self._digest, self._failure = version, digest, ""
+            self._pushes += 1
+        return PushReport(
+            engine=self._name,
+            version=version,
+            digest=digest,
+            verified_tensors=len(modules),
+            max_difference=largest,
+            drain_s=drained - began,
+            load_s=loaded - drained,
+            verify_s=verified - loaded,
+            total_s=time.monotonic() - began,
+        )
+
+    async def _load(self, blob: bytes, version: int) -> None:
+        if self._config.rollout.publication == "merged":
+            await self._workers("merge_adapter", blob, str(self._folder))
+            return
+        from vllm.lora.request import LoRARequest
+
+        previous = self._lora
+        # vLLM has no in-memory LoRA. Number and name are new at each push, whatever the
+        # version, so that neither a cached adapter nor a cached block can be taken for it.
+        folder = Path(tempfile.mkdtemp(prefix="repo-ray-lora-"))
+        save_adapter(folder, blob, str(self._folder))
+        number = previous.lora_int_id + 1 if previous else 1
+        self._lora = LoRARequest(f"v{version}-{number}", number, str(folder))
+        if previous is not None:
+            await self._ask("remove_lora", previous.lora_int_id)
+            shutil.rmtree(previous.lora_path)
+        if not await self._ask("add_lora", self._lora):
+            raise PublicationError(f"{self._name}: vLLM did not load LoRA {self._lora.lora_name}")
+
+    async def _read_back(self, blob: bytes, modules: list[str]) -> list[dict[str, float]]:
+        if self._config.rollout.publication == "merged":
+            return await self._workers("read_back_merged", blob, str(self._folder), modules)
+        return await self._workers("read_back_lora", blob, self._lora.lora_int_id, modules)
+
+    # --- vLLM ---------------------------------------------------------------------------
+
+    def _engine_arguments(self) -> dict[str, Any]:
+        config, rollout = self._config, self._config.rollout
+        arguments: dict[str, Any] = {
+            "model": str(self._folder),
+            "dtype": config.model.dtype,
+            "seed": config.run.seed,
+            "max_model_len": rollout.max_model_len,
+            "max_num_seqs": rollout.max_num_seqs,
+            "tensor_parallel_size": rollout.tensor_parallel,
+            "distributed_executor_backend": "uni" if rollout.tensor_parallel == 1 else "mp",
+            "enforce_eager": rollout.enforce_eager,
+            "logprobs_mode": "processed_logprobs",
+            "worker_extension_cls": "repo_ray.rollouts.worker.PublicationExtension",
+            "disable_log_stats": True,
+        }
+        if rollout.pool.gpus:
+            arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+        else:
+            # A seeded request whose prompt is prefilled in chunks kills vLLM 0.32 on CPUs (it
+            # rewinds the request's generator, and CPU generators have no offset). Whole
+            # prompts need a token budget of at least the longest sequence.
+            arguments |= {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(rollout.max_model_len, _CPU_BATCH_TOKENS),
+            }
+        if rollout.publication == "native":
+            rank = config.lora.rank
+            if rank > _LORA_RANKS[-1]:
+                raise ValueError(
+                    f"lora.rank {rank}: vLLM serves at most {_LORA_RANKS[-1]}; "
+                    "use rollout.publication merged"
+                )
+            arguments |= {
+                "enable_lora": True,
+                "max_loras": 1,
+                "max_cpu_loras": 1,
+                "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank),
+            }
+        return arguments
+
+    async def _generate(self, tokens: Sequence[int], parameters: Any, request: str) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self.check()
+        stream = self._llm.generate(
+            {"prompt_token_ids": list(tokens)}, parameters, request, lora_request=self._lora
+        )
+        try:
+            return [output async for output in stream][-1]
+        except EngineDeadError as error:
+            raise EngineDiedError(f"{self._name}: the vLLM engine core died: {error}") from None
+
+    async def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self.check()
+        try:
+            return await getattr(self._llm, method)(*args, **kwargs)
+        except EngineDeadError as error:
+            raise EngineDiedError(f"{self._name}: the vLLM engine core died: {error}") from None
+
+    async def _workers(self, method: str, *args: Any) -> list[Any]:
+        """Runs a method of `worker.PublicationExtension` on every worker."""
+        return await self._ask("collective_rpc", method, args=args)
+
+    def _refuse_unverified(self) -> None:
+        if self._failure:
+            raise PublicationError(f"{self._failure}; nothing is sampled until a push succeeds")
+
+    def _finish_reason(self, sample_id: str, reason: str | None) -> FinishReason:
+        if reason == "stop":
+            return "stop"
+        if reason == "length":
+            return "length"
+        raise RuntimeError(f"{self._name}: sample {sample_id} ended with {reason!r}")
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        assert self._tokenizer is not None
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
