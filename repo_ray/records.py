@@ -77,10 +77,15 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class ScoreDetail:
-    """One criterion, rule or component of a score: its points and why."""
+    """One criterion, rule or component of a score: its points and why.
+
+    `likelihood` is the judge's probability in [0, 1] that a criterion applies (1 or 0 for a
+    plain verdict), kept so that saved scores can be replayed with other points.
+    """
 
     points: float
     reason: str = ""
+    likelihood: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +247,9 @@ def scores_to_json(scores: tuple[Score, ...]) -> str:
                 "latency_s": round(s.latency_s, 6),
                 "error": s.error,
                 "detail": {
-                    k: {"points": d.points, "reason": d.reason} for k, d in s.detail.items()
+                    k: {"points": d.points, "reason": d.reason}
+                    | ({} if d.likelihood is None else {"likelihood": d.likelihood})
+                    for k, d in s.detail.items()
                 },
             }
             for s in scores
@@ -258,7 +265,10 @@ def scores_from_json(text: str) -> tuple[Score, ...]:
         Score(
             source,
             s["value"],
-            {k: ScoreDetail(d["points"], d["reason"]) for k, d in s["detail"].items()},
+            {
+                k: ScoreDetail(d["points"], d["reason"], d.get("likelihood"))
+                for k, d in s["detail"].items()
+            },
             s["latency_s"],
             s["error"],
         )

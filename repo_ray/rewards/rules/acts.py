@@ -1,0 +1,128 @@
+"""What a sentence does in a negotiation: accepts, proposes, claims consent, closes.
+
+Patterns of English phrasing, tuned to miss rather than to accuse: a rule that punishes a good
+reply teaches the policy to avoid it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from repo_ray.rewards.rules.text import Amount, amounts
+
+_WE = r"\b(?:we|i)(?:'ll|'d| will| would| can| are| am|'re|'m| have| do)?"
+_GLADLY = r"(?: (?:also|now|gladly|happily|happy to|glad to|pleased to|ready to|able to|like to))*"
+_ACCEPTING = re.compile(
+    "|".join(
+        (
+            rf"{_WE}{_GLADLY} (?:accept|agree|confirm|take|lock|approve|book|go with|go ahead|proceed"
+            r"|put (?:it|that|this) through|record|register|finali[sz]e|set)(?:ed|ing|s)?\b",
+            r"^(?:(?:yes|great|perfect|excellent|good|wonderful|thank you|thanks)\b[^.?]{0,30}?)?"
+            r"\b(?:deal|agreed|accepted|confirmed|settled|done)\b",
+            r"\b(?:works?|fine|good|acceptable|ok|okay) (?:well )?(?:for|with|by) (?:us|me)\b",
+            r"\b(?:that|it|this|\d+(?: yuan)?)(?: is|'s)? (?:works|agreed|accepted|confirmed|settled|a deal)\b",
+            r"\blet(?:'s| us) (?:go with|settle|confirm|lock|fix|take|close|proceed|set)\b",
+            r"\b(?:is|are|'s) (?:now )?(?:agreed|confirmed|settled|accepted|locked in)\b",
+        )
+    ),
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:not|cannot|never|unable|hardly|if|unless|once|when|as soon as|until|whether|too high)\b"
+    r"|n't\b",
+    re.IGNORECASE,
+)
+_PROPOSING = re.compile(
+    r"\b(?:could|can|would) (?:you|we|i)\b|\b(?:how|what) about\b|\bpropos|\bsuggest"
+    r"|\bask(?:ing)? (?:for|you|whether|if)\b|\bhop(?:e|ing)\b|\bmeet (?:us |me )?(?:at|in)\b"
+    r"|\bbring(?:ing)? (?:it|the|your|this)\b|\b(?:lower|reduc|adjust|drop|trim)|\bcome down\b"
+    r"|\baim|\bconsider|\blooking (?:for|at)\b|\bsettle (?:at|on)\b|\boffer\b|\bneed\b|\bmove to\b",
+    re.IGNORECASE,
+)
+_OFFERING = re.compile(
+    r"(?<!you )(?<!your )(?<!you've )(?<!hotel )"
+    r"\b(?:accept|pay|offer|settle (?:at|on|for)|close at|agree (?:to|on|at)|go with|go up to"
+    r"|meet (?:you )?at|lock (?:it |this )?in(?: at)?|confirm|do|stretch to)\b",
+    re.IGNORECASE,
+)
+_CLAIMS_CONSENT = re.compile(
+    r"\b(?:as|since|now that|glad|happy) (?:that )?you(?:'ve| have)? (?:already )?(?:agree|accept|confirm)"
+    r"|\bthank(?:s| you)(?: so much| very much)? for (?:agreeing|accepting|confirming|your agreement"
+    r"|your confirmation)|\b(?:take|count|treat|read) (?:that|this|it|your silence) as (?:a |an )?"
+    r"(?:yes|agreement|consent|ok|okay|confirmation|agreed)|\byour agreement\b"
+    r"|\byou(?:'ve| have) (?:agreed|accepted|confirmed)\b|\bas (?:we )?agreed\b",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\b(?:everything|all) (?:is |are |has been )?(?:now )?(?:set|settled|confirmed|agreed|done)\b"
+    r"|\bthat(?:'s| is) (?:all|everything)\b|\bthat (?:settles|covers|completes) (?:everything|it|all)\b"
+    r"|\bnothing (?:else|more) (?:is )?(?:open|left|to)\b|\bwe(?:'re| are) (?:all )?(?:done|set)\b",
+    re.IGNORECASE,
+)
+_VAGUE = re.compile(
+    r"\bh+m+\b|\bu+h+\b|\bmaybe\b|\bperhaps\b|\bnot sure\b|\bwe(?:'ll| will| shall) see\b|\blater\b"
+    r"|\blet me (?:see|think|check|ask)\b|\bthink (?:about|it over)|\bcheck with\b|\bask (?:my|the|our)\b"
+    r"|\bget back\b|\bbusy\b|\bhard to say\b|\bdepends\b|\bi see\b|\bnoted\b|\bgot it\b|\bdon't know\b"
+    r"|\bno idea\b|\bno (?:reply|response|answer)\b|\bsilen(?:ce|t)\b|\bdiscuss\b|\bpossibly\b|\bcan't decide\b",
+    re.IGNORECASE,
+)
+_CLEAR = re.compile(
+    r"\b(?:yes|yeah|yep|agreed?|deal|fine|accept|confirm(?:ed)?|sure|go ahead|done)\b"
+    r"|\bno\b(?! (?:reply|response|answer|idea))",
+    re.IGNORECASE,
+)
+
+
+def accepts(sentence: str) -> bool:
+    """Whether the agent accepts or confirms something, without condition or question."""
+    text = _plain(sentence)
+    found = _ACCEPTING.search(text)
+    if found is None or text.rstrip().endswith("?"):
+        return False
+    return not _HEDGE.search(text[: found.end()]) and not re.search(r"\b(?:if|unless)\b", text)
+
+
+def proposes(sentence: str) -> bool:
+    """Whether the agent asks for or suggests a price."""
+    text = _plain(sentence)
+    return text.rstrip().endswith("?") or bool(_PROPOSING.search(text))
+
+
+def claims_consent(sentence: str) -> bool:
+    """Whether the agent says that the hotelier has agreed."""
+    text = _plain(sentence)
+    found = _CLAIMS_CONSENT.search(text)
+    if found is None or text.rstrip().endswith("?"):
+        return False
+    return not _HEDGE.search(text[: found.start()])
+
+
+def closes(sentence: str) -> bool:
+    """Whether the agent says that nothing is left open."""
+    return bool(_CLOSING.search(text := _plain(sentence))) and not text.rstrip().endswith("?")
+
+
+def is_vague(message: str) -> bool:
+    """Whether a hotelier's message is silence or says neither yes, no nor a price."""
+    text = _plain(message)
+    if not re.search(r"\w", text):
+        return True
+    if amounts(text) or _CLEAR.search(text) or len(text.split()) > 25:
+        return False
+    return bool(_VAGUE.search(text))
+
+
+def offered(sentence: str) -> Amount | None:
+    """The amount that the agent accepts or offers to pay in this sentence, if any."""
+    text = _plain(sentence)
+    found = amounts(text)
+    if not found:
+        return None
+    cue = _ACCEPTING.search(text) if accepts(sentence) else _OFFERING.search(text)
+    if cue is None or _HEDGE.search(text[: cue.start()]):
+        return None
+    return min(found, key=lambda a: max(a.start - cue.end(), cue.start() - a.end, 0))
+
+
+def _plain(text: str) -> str:
+    return text.replace("’", "'")

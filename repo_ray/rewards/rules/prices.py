@@ -1,0 +1,204 @@
+"""Rules about amounts: invented, outside the mandate, mixed up, or rightly used."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from repo_ray.records import Prompt
+from repo_ray.rewards.rules.acts import accepts, offered, proposes
+from repo_ray.rewards.rules.facts import Facts, facts
+from repo_ray.rewards.rules.registry import rule
+from repo_ray.rewards.rules.text import Amount, amounts, sentences
+
+_DIFFERENCE = re.compile(
+    r"\b(?:lower|less|below|under|cheaper|higher|above|over|more|off|gap|differences?|reduction"
+    r"|discount|savings?|saves?|saving|cut|apart|short|drop|spread|margin|by|extra|additional)\b",
+    re.IGNORECASE,
+)
+_ROLES = {
+    "selling": re.compile(
+        r"\bsell(?:s|ing)?\b|\b(?:guests?|travell?ers?|customers?)(?: \w+)? (?:see|pay|find|book)"
+        r"|\blisted\b|\b(?:on|through) (?:our|my|the|your) (?:platform|page|site|app)\b"
+        r"|\belsewhere\b|\bcompetitors?\b|\bcompeting\b|\bother (?:sites?|platforms?|channels?)\b"
+        r"|\b(?:retail|public|display(?:ed)?) (?:price|rate)",
+        re.IGNORECASE,
+    ),
+    "net": re.compile(r"\bnet\b|\bsettlement (?:price|rate)\b|\bpay you\b", re.IGNORECASE),
+}
+_CLAUSE = re.compile(r",\s|[;:()]|\s[-–—]\s|\b(?:while|whereas|but|so|against|versus|vs)\b")
+_LOWER_SELLING = re.compile(
+    r"\b(?:lower|reduce|reducing|lowering|cut|cutting|drop|adjust|bring down|trim)\s+"
+    r"(?:your|the|this|that|its)?\s*(?:selling|retail|public|listed|display(?:ed)?)\s+(?:price|rate)",
+    re.IGNORECASE,
+)
+
+
+@rule("number_not_in_context")
+def number_not_in_context(
+    reply: str, prompt: Prompt, *, smallest_bare: float = 50.0, concessions: bool = True
+) -> str | None:
+    """An amount that nobody has named.
+
+    Right are: any price in the facts or in an earlier message; a difference of two such amounts
+    where the words speak of one ("29 below"); and, with `concessions`, in a sentence that
+    proposes a price, an amount between target and mandate of an open item. Bare numbers below
+    `smallest_bare` are not taken for amounts.
+    """
+    known_facts = facts(prompt)
+    if known_facts is None:
+        return None
+    known = _known_amounts(known_facts, prompt, smallest_bare)
+    differences = {abs(a - b) for a in known for b in known if a != b}
+    for sentence in sentences(reply):
+        for amount in amounts(sentence, smallest_bare):
+            if amount.value in known:
+                continue
+            if amount.value in differences and _speaks_of_difference(sentence, amount):
+                continue
+            proposal = concessions and proposes(sentence) and _role(sentence, amount) != "selling"
+            if proposal and _within_range(known_facts, amount.value):
+                continue
+            return f"{amount.value:g} is in neither the facts nor the conversation"
+    return None
+
+
+@rule("price_outside_mandate")
+def price_outside_mandate(reply: str, prompt: Prompt) -> str | None:
+    """Accepts, or offers to pay, more than the mandate; accepting without an amount means the
+    hotelier's quote."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    for sentence in sentences(reply):
+        items = [i for i in known.meant_by(sentence) if i.mandate is not None]
+        if not items:
+            continue
+        limit = max(i.mandate for i in items if i.mandate is not None)
+        amount = offered(sentence)
+        if amount is not None:
+            if amount.value > limit and _role(sentence, amount) != "selling":
+                return f"agrees to {amount.value:g}, above the mandate of {limit:g}"
+        elif accepts(sentence):
+            for item in items:
+                if not item.agreed and item.quote and item.mandate and item.quote > item.mandate:
+                    return f"accepts the quote of {item.quote:g} for {item.ticket}, above the mandate of {item.mandate:g}"
+    return None
+
+
+@rule("selling_net_confusion")
+def selling_net_confusion(reply: str, prompt: Prompt) -> str | None:
+    """Calls a selling price net or a net price selling, or asks to lower the selling price."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    if found := _LOWER_SELLING.search(reply):
+        return f"asks for another selling price, not a lower net price: {found[0]!r}"
+    net = {a for item in known.items for a in item.net_amounts}
+    selling = {a for item in known.items for a in item.selling_amounts}
+    for sentence in sentences(reply):
+        for amount in amounts(sentence):
+            role = _role(sentence, amount)
+            if role == "net" and amount.value in selling - net:
+                return f"{amount.value:g} is a selling price but is called net"
+            if role == "selling" and amount.value in net - selling:
+                return f"{amount.value:g} is a net price but is called a selling price"
+    return None
+
+
+@rule("accept_at_target_missed")
+def accept_at_target_missed(reply: str, prompt: Prompt) -> str | None:
+    """A quote is already at or below target and the reply does not accept it."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    for item in known.open_items:
+        if item.quote_at_target and not _accepted(reply, known, item.ticket):
+            return f"the quote of {item.quote:g} for {item.ticket} is at or below {item.target_price:g} and is not accepted"
+    return None
+
+
+@rule("accept_at_target")
+def accept_at_target(reply: str, prompt: Prompt) -> str | None:
+    """Every open quote at or below target is accepted at once (a merit)."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    due = [item for item in known.open_items if item.quote_at_target]
+    if due and all(_accepted(reply, known, item.ticket) for item in due):
+        return f"accepts {', '.join(item.ticket for item in due)} at or below target"
+    return None
+
+
+@rule("cites_market_price")
+def cites_market_price(reply: str, prompt: Prompt, *, stages: list[str]) -> str | None:
+    """Names a competitor price of an open item, rightly, as evidence (a merit) in these stages."""
+    known = facts(prompt)
+    if known is None or known.stage not in stages:
+        return None
+    prices = {i.competitor_price for i in known.open_items if i.competitor_price is not None}
+    for sentence in sentences(reply):
+        for amount in amounts(sentence):
+            if amount.value in prices and _role(sentence, amount) == "selling":
+                return f"cites the market price {amount.value:g}"
+    return None
+
+
+@rule("asks_concrete_price")
+def asks_concrete_price(reply: str, prompt: Prompt, *, stages: list[str]) -> str | None:
+    """Asks for a definite net price between target and mandate (a merit) in these stages."""
+    known = facts(prompt)
+    if known is None or known.stage not in stages:
+        return None
+    for sentence in sentences(reply):
+        if proposes(sentence):
+            for amount in amounts(sentence):
+                if _within_range(known, amount.value):
+                    return f"asks for {amount.value:g}"
+    return None
+
+
+def _known_amounts(known: Facts, prompt: Prompt, smallest_bare: float) -> set[float]:
+    from_facts = {a for i in known.items for a in i.net_amounts | i.selling_amounts}
+    said = {a.value for m in prompt.messages for a in amounts(m.content, smallest_bare)}
+    return from_facts | said
+
+
+def _speaks_of_difference(sentence: str, amount: Amount) -> bool:
+    around = (
+        sentence[max(0, amount.start - 30) : amount.start],
+        sentence[amount.end : amount.end + 30],
+    )
+    return any(_DIFFERENCE.search(part) for part in around)
+
+
+def _within_range(known: Facts, value: float) -> bool:
+    return any(
+        item.target_price is not None
+        and item.mandate is not None
+        and item.target_price <= value <= item.mandate
+        for item in known.open_items
+    )
+
+
+def _accepted(reply: str, known: Facts, ticket: str) -> bool:
+    return any(
+        accepts(sentence) and any(i.ticket == ticket for i in known.meant_by(sentence))
+        for sentence in sentences(reply)
+    )
+
+
+def _role(sentence: str, amount: Amount) -> Literal["net", "selling"] | None:
+    """What the words beside an amount call it: the nearest cue in its clause, before it if any."""
+    start = max((m.end() for m in _CLAUSE.finditer(sentence, 0, amount.start)), default=0)
+    following = _CLAUSE.search(sentence, amount.end)
+    end = following.start() if following else len(sentence)
+    best: tuple[bool, int] | None = None
+    role: Literal["net", "selling"] | None = None
+    for name in ("net", "selling"):
+        for cue in _ROLES[name].finditer(sentence, start, end):
+            after = cue.start() >= amount.end
+            rank = (after, cue.start() - amount.end if after else amount.start - cue.end())
+            if best is None or rank < best:
+                best, role = rank, name
+    return role
