@@ -167,13 +167,18 @@ def computing(model: PeftModel, adapter: str | None) -> Iterator[None]:
 # --- the blob --------------------------------------------------------------------------
 
 
-def export_adapter(model: PeftModel, name: str) -> bytes:
-    """Adapter `name` as a blob. Under ZeRO-3 the parameters must be gathered first."""
+def adapter_tensors(model: PeftModel, name: str) -> dict[str, Tensor]:
+    """The matrices of adapter `name`, keyed as in a blob."""
     tensors: dict[str, Tensor] = {}
     for path, layer in adapter_layers(model, name).items():
         tensors[path + _A], tensors[path + _B] = _matrices(layer, name)
+    return tensors
+
+
+def export_adapter(model: PeftModel, name: str) -> bytes:
+    """Adapter `name` as a blob. Under ZeRO-3 the parameters must be gathered first."""
     config = cast(LoraConfig, model.peft_config[name])
-    return build_blob(tensors, config.r, config.lora_alpha)
+    return build_blob(adapter_tensors(model, name), config.r, config.lora_alpha)
 
 
 def build_blob(tensors: Mapping[str, Tensor], rank: int, alpha: int) -> bytes:

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +21,10 @@ from jaxtyping import Float
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
-from repo_ray.models.adapters import adapter_layers, adapter_parameters, computing
+from repo_ray.models.adapters import adapter_parameters, adapter_tensors, computing
 from repo_ray.models.chat import ChatTemplateError, encode_prompt, encode_reply
 from repo_ray.models.packing import (
     PackedBatch,
@@ -54,29 +55,29 @@ class RewardModel(nn.Module):
     def __init__(self, model: PeftModel) -> None:
         super().__init__()
         self.model = model
-        self.head = _new_head(model.config.hidden_size)
+        # Small and random: with zeros the adapter would get no gradient in the first step.
+        head = torch.randn(model.config.hidden_size) / math.sqrt(model.config.hidden_size)
+        self.head = nn.Parameter(head)
+
+    def decoder(self) -> nn.Module:
+        """The base without its language-model head."""
+        return cast(PreTrainedModel, self.model.get_base_model()).get_decoder()
 
     def trainable(self) -> list[nn.Parameter]:
-        return [*adapter_parameters(self.model, ADAPTER), self.head.weight]
+        return [*adapter_parameters(self.model, ADAPTER), self.head]
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "N"]:
+    def forward(self, batch: PackedBatch) -> Float[Tensor, N]:
         """Raw rewards at `batch.reads`."""
         with computing(self.model, ADAPTER):
-            hidden = read_hidden(self.model.get_base_model().get_decoder(), batch)
-        return self.head(hidden.float()).squeeze(-1)
+            hidden = read_hidden(self.decoder(), batch)
+        return hidden.float() @ self.head
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint stores, without the constants."""
-        tensors = {"head.weight": self.head.weight}
-        for path, layer in adapter_layers(self.model, ADAPTER).items():
-            tensors[f"{path}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
-            tensors[f"{path}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
-        return tensors
+        return {"head": self.head, **adapter_tensors(self.model, ADAPTER)}
 
 
-def bradley_terry_loss(
-    chosen: Float[Tensor, "P"], rejected: Float[Tensor, "P"]
-) -> Float[Tensor, "P"]:
+def bradley_terry_loss(chosen: Float[Tensor, P], rejected: Float[Tensor, P]) -> Float[Tensor, P]:
     """-log P(chosen > rejected) = -log sigmoid(r_c - r_r) per pair (Bradley and Terry 1952;
     Ouyang et al. 2022, arXiv 2203.02155, eq. 1).
 
@@ -141,14 +142,18 @@ def save_reward_model(
 class RewardModelScorer:
     """Scores replies with a trained reward model, its adapter merged into the base.
 
+    `model_folder`: where the base lies; None: resolved from its path in the checkpoint.
+
     Raises:
         CheckpointError: no checkpoint in `folder`, constants missing, or another base model.
     """
 
-    def __init__(self, folder: Path, config: Config, threads: int) -> None:
+    def __init__(
+        self, folder: Path, config: Config, threads: int, model_folder: Path | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         tensors, self.card = load_checkpoint(folder, NAME, RewardModelCard, FORMAT)
-        for key in ("constants.mean", "constants.std", "head.weight"):
+        for key in ("constants.mean", "constants.std", "head"):
             if key not in tensors:
                 raise CheckpointError(
                     f"{folder / NAME}.safetensors: no {key}; "
@@ -160,10 +165,10 @@ class RewardModelScorer:
             raise CheckpointError(
                 f"{folder / NAME}.safetensors: mean {self.mean}, std {self.std} are unusable"
             )
-        self._model, self._tokenizer = load_merged(folder, tensors, self.card.base)
+        self._model, self._tokenizer = load_merged(folder, tensors, self.card.base, model_folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model.to(self._device)
-        self._head = tensors["head.weight"].to(self._device)
+        nn.Module.to(self._model, self._device)
+        self._head = tensors["head"].to(self._device)
         self._limit = self._model.config.max_position_embeddings
         self._budget = config.reward_model.batch_tokens
 
@@ -204,17 +209,10 @@ class RewardModelScorer:
         packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
         with torch.inference_mode():
             hidden = read_hidden(self._model.get_decoder(), packed)
-            return (hidden.float() @ self._head.T).squeeze(-1).tolist()
+            return (hidden.float() @ self._head).tolist()
 
     def _normalised(self, raw: float, latency: float) -> Score:
         if not math.isfinite(raw):
             return Score.invalid("reward_model", f"non_finite: the raw reward is {raw}", latency)
         detail = {"raw": ScoreDetail(raw, "before centring and scaling")}
         return Score("reward_model", (raw - self.mean) / self.std, detail, latency)
-
-
-def _new_head(size: int) -> nn.Linear:
-    # Small and random: with zeros the adapter would get no gradient in the first step.
-    head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
-    nn.init.normal_(head.weight, std=1 / math.sqrt(size))
-    return head

@@ -97,14 +97,15 @@ def load_checkpoint(
 
 
 def load_merged(
-    folder: Path, tensors: Mapping[str, Tensor], base: Base
+    folder: Path, tensors: Mapping[str, Tensor], base: Base, model_folder: Path | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base with the checkpoint's adapter merged into its weights, and its tokenizer.
 
+    `model_folder`: where the base lies; None: resolved from its path in the checkpoint.
     `folder` only names the checkpoint in errors. Raises `CheckpointError` where the base is not
     the one it was trained on, or the adapter does not fit it.
     """
-    path = resolve_model(base.path)
+    path = model_folder or resolve_model(base.path)
     if fingerprint(path) != base.fingerprint:
         raise CheckpointError(f"{folder}: trained on another base model than {path} now holds")
     model = load_base(path, getattr(torch, base.dtype), "sdpa")
@@ -114,7 +115,7 @@ def load_merged(
         module = key.removesuffix(_A)
         b = tensors.get(module + _B)
         try:
-            weight = model.get_submodule(module).weight
+            weight = model.get_parameter(f"{module}.weight")
         except AttributeError:
             raise CheckpointError(f"{folder}: the base has no module {module}") from None
         if b is None or (b.shape[0], a.shape[1]) != tuple(weight.shape):

@@ -9,14 +9,14 @@ logits of the tokens ` yes` and ` no` at the end of the branch, that is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
-import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repo_ray.models.adapters import adapter_layers, adapter_parameters, computing
+from repo_ray.models.adapters import adapter_parameters, adapter_tensors, computing
 from repo_ray.models.chat import encode_text
 from repo_ray.models.packing import PackedBatch, Segment, Tree, read_hidden
 from repo_ray.records import Message
@@ -32,29 +32,30 @@ class JudgeModel(nn.Module):
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
         self.model = model
-        direction = answer_direction(model.get_base_model(), tokenizer)
+        self.direction: Tensor
+        direction = answer_direction(cast(PreTrainedModel, model.get_base_model()), tokenizer)
         self.register_buffer("direction", direction, persistent=False)
+
+    def decoder(self) -> nn.Module:
+        """The base without its language-model head."""
+        return cast(PreTrainedModel, self.model.get_base_model()).get_decoder()
 
     def trainable(self) -> list[nn.Parameter]:
         return adapter_parameters(self.model, ADAPTER)
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "N"]:
+    def forward(self, batch: PackedBatch) -> Float[Tensor, N]:
         """logit(yes) - logit(no) at `batch.reads`."""
         with computing(self.model, ADAPTER):
-            hidden = read_hidden(self.model.get_base_model().get_decoder(), batch)
+            hidden = read_hidden(self.decoder(), batch)
         return hidden.float() @ self.direction
 
     def tensors(self) -> dict[str, Tensor]:
-        tensors = {}
-        for path, layer in adapter_layers(self.model, ADAPTER).items():
-            tensors[f"{path}.lora_A.weight"] = layer.lora_A[ADAPTER].weight
-            tensors[f"{path}.lora_B.weight"] = layer.lora_B[ADAPTER].weight
-        return tensors
+        return adapter_tensors(self.model, ADAPTER)
 
 
 def answer_direction(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Float[Tensor, "D"]:
+) -> Float[Tensor, D]:
     """Head row of ` yes` minus head row of ` no`, float32.
 
     Raises:
@@ -65,7 +66,8 @@ def answer_direction(
         ids = encode_text(tokenizer, word)
         if len(ids) != 1:
             raise ValueError(f"{tokenizer.name_or_path}: {word!r} is {len(ids)} tokens, not one")
-        rows.append(model.get_output_embeddings().weight[ids[0]].detach().float())
+        weight = cast(Tensor, model.get_output_embeddings().weight)
+        rows.append(weight[ids[0]].detach().float())
     return rows[0] - rows[1]
 
 

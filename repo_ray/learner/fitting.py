@@ -1,0 +1,159 @@
+"""The supervised training loop over the DeepSpeed engine, for any objective.
+
+It runs on one rank in the calling process; the caller decides where that is. Micro-batches are
+formed by a token budget, so that memory is bounded whatever the lengths.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.learner.engine import Engine, EngineSettings, ParameterGroup, build_engine
+from repo_ray.models.packing import token_budget_batches
+
+#: (steps done, steps in all, metrics of the step: `loss`, `lr`, `grad_norm`, the objective's own)
+Progress = Callable[[int, int, Mapping[str, float]], None]
+Item = TypeVar("Item")
+#: Share of the steps over which the learning rate rises.
+WARMUP_SHARE = 0.1
+
+
+class TrainingError(Exception):
+    """Training cannot go on or has nothing to train on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Objective(Generic[Item]):
+    """What is trained, and how a batch of items becomes a loss.
+
+    `units` counts what the loss is averaged over (tokens, pairs, verdicts). `loss` runs the
+    module through its first argument and returns sums over the units: the loss and the
+    metrics.
+    """
+
+    module: nn.Module
+    parameters: Sequence[nn.Parameter]
+    length: Callable[[Item], int]
+    units: Callable[[Item], int]
+    loss: Callable[[Callable[..., Tensor], Sequence[Item]], tuple[Tensor, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A finished training: optimizer steps, wall seconds, and the last epoch's mean metrics."""
+
+    steps: int
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+def fit(
+    objective: Objective[Item],
+    items: Sequence[Item],
+    stage: SupervisedConfig,
+    config: Config,
+    progress: Progress | None = None,
+) -> Fit:
+    """Trains with AdamW, a linear warm-up and a linear decay to zero.
+
+    The loss of a step is the mean over the units of its `stage.batch_size` items, whatever the
+    micro-batches. Raises `TrainingError` on an empty set and on repeated non-finite gradients.
+    """
+    if not items:
+        raise TrainingError("no training rows")
+    started = time.perf_counter()
+    per_epoch = math.ceil(len(items) / stage.batch_size)
+    total = per_epoch * stage.epochs
+    engine = build_engine(
+        objective.module,
+        [
+            ParameterGroup(
+                "trained", objective.parameters, stage.lr, config.learner.policy_max_grad_norm
+            )
+        ],
+        EngineSettings(
+            zero_stage=config.learner.zero_stage,
+            weight_decay=config.learner.weight_decay,
+            warmup_steps=max(1, round(WARMUP_SHARE * total)),
+            decay_steps=total,
+        ),
+    )
+    skipped = 0
+    history: list[Mapping[str, float]] = []
+    try:
+        for batch in _batches(items, stage, config.run.seed):
+            metrics, fault = _step(engine, objective, batch, config.learner.micro_batch_tokens)
+            skipped = skipped + 1 if fault else 0
+            if skipped > config.run.max_skipped_updates:
+                raise TrainingError(f"{skipped} updates in a row were skipped: {fault}")
+            history.append(metrics)
+            if progress is not None:
+                progress(len(history), total, metrics)
+    finally:
+        engine.close()
+    last = history[-per_epoch:]
+    means = {key: sum(m[key] for m in last) / len(last) for key in last[-1]}
+    return Fit(total, time.perf_counter() - started, means)
+
+
+def evaluate(
+    objective: Objective[Item], items: Sequence[Item], config: Config
+) -> Mapping[str, float]:
+    """Mean loss and metrics over the units of `items`, without training."""
+    units = sum(objective.units(item) for item in items)
+    sums: dict[str, float] = {}
+    with torch.inference_mode():
+        for micro in _micro_batches(objective, items, config.learner.micro_batch_tokens):
+            loss, metrics = objective.loss(objective.module, micro)
+            for key, value in {"loss": float(loss), **metrics}.items():
+                sums[key] = sums.get(key, 0.0) + value
+    return {key: value / units for key, value in sums.items()}
+
+
+def choose(rows: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
+    """At most `limit` rows, drawn without replacement, in their original order."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    kept = sorted(random.Random(seed).sample(range(len(rows)), limit))
+    return [rows[i] for i in kept]
+
+
+def _batches(items: Sequence[Item], stage: SupervisedConfig, seed: int) -> Iterator[list[Item]]:
+    for epoch in range(stage.epochs):
+        order = list(items)
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        for start in range(0, len(order), stage.batch_size):
+            yield order[start : start + stage.batch_size]
+
+
+def _micro_batches(
+    objective: Objective[Item], items: Sequence[Item], budget: int
+) -> Iterator[list[Item]]:
+    lengths = [objective.length(item) for item in items]
+    for rows in token_budget_batches(lengths, budget):
+        yield [items[row] for row in rows]
+
+
+def _step(
+    engine: Engine, objective: Objective[Item], batch: Sequence[Item], budget: int
+) -> tuple[Mapping[str, float], str]:
+    units = sum(objective.units(item) for item in batch)
+    sums: dict[str, float] = {}
+    for micro in _micro_batches(objective, batch, budget):
+        loss, metrics = objective.loss(engine, micro)
+        engine.backward(loss / units)
+        for key, value in {"loss": float(loss.detach()), **metrics}.items():
+            sums[key] = sums.get(key, 0.0) + value
+    done = engine.step()
+    means = {key: value / units for key, value in sums.items()}
+    norm = done.grad_norms.get("trained", math.nan)
+    return {**means, "lr": done.lrs["trained"], "grad_norm": norm}, done.skipped

@@ -1,0 +1,106 @@
+"""What the supervised stages share: rows and their splits, the base with a fresh adapter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.learner.fitting import choose
+from repo_ray.models.adapters import adapter_layers, add_adapters
+from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
+from repo_ray.records import Message
+from repo_ray.rewards.tuned import Base
+
+
+class Row(Protocol):
+    @property
+    def prompt_id(self) -> str: ...
+    @property
+    def messages(self) -> tuple[Message, ...]: ...
+    @property
+    def split(self) -> str: ...
+
+
+class Demonstration(Row, Protocol):
+    @property
+    def reply(self) -> str: ...
+
+
+class Preference(Row, Protocol):
+    @property
+    def chosen(self) -> str: ...
+    @property
+    def rejected(self) -> str: ...
+    @property
+    def defect(self) -> str: ...
+
+
+class Verdict(Row, Protocol):
+    @property
+    def reply(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, bool]: ...
+
+
+RowT = TypeVar("RowT", bound=Row)
+
+
+def adapted(
+    config: Config, folder: Path, name: str, stage: SupervisedConfig, whole: bool = False
+) -> tuple[PreTrainedTokenizerBase, PeftModel]:
+    """Tokenizer and base with one new adapter, initialised from the run's seed.
+
+    With `whole`, every layer gets an adapter but only `stage.top_layers` are trained: the
+    adapter then has the shape that the learner and the engines expect.
+    """
+    torch.manual_seed(config.run.seed)
+    torch.set_num_threads(config.learner.threads)
+    # Packed sequences need a mask per token pair, which flash attention does not take.
+    attention = "eager" if config.model.attention == "eager" else "sdpa"
+    base = load_base(folder, getattr(torch, config.model.dtype), attention)
+    if torch.cuda.is_available():
+        nn.Module.to(base, torch.device("cuda"))
+    model = add_adapters(base, [name], config.lora, None if whole else stage.top_layers)
+    if whole and stage.top_layers is not None:
+        first = base.config.num_hidden_layers - stage.top_layers
+        for path, layer in adapter_layers(model, name).items():
+            index = next(int(part) for part in path.split(".") if part.isdecimal())
+            if index < first:
+                cast(nn.Module, layer).requires_grad_(False)
+    return load_tokenizer(folder), model
+
+
+def base_of(config: Config, model_folder: Path) -> Base:
+    local_path = Path(config.model.path).expanduser()
+    return Base(
+        path=str(local_path.resolve()) if local_path.is_dir() else config.model.path,
+        fingerprint=fingerprint(model_folder),
+        dtype=config.model.dtype,
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+    )
+
+
+def chosen_rows(
+    rows: Sequence[RowT], stage: SupervisedConfig, seed: int
+) -> tuple[list[RowT], list[RowT]]:
+    """Training and held-out rows within the stage's limits."""
+    train = [row for row in rows if _split(row) == "train"]
+    heldout = [row for row in rows if _split(row) == "heldout"]
+    return choose(train, stage.max_rows, seed), choose(heldout, stage.max_eval_rows, seed)
+
+
+def _split(row: Row) -> str:
+    if row.split:
+        return row.split
+    # By prompt, so that replies to one prompt stay on one side.
+    digest = hashlib.sha256(row.prompt_id.encode()).digest()
+    return "heldout" if digest[0] < 26 else "train"

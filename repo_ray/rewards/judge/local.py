@@ -1,0 +1,189 @@
+"""The embedded judge: the base model with a tuned adapter, no endpoint and no key.
+
+It gives the likelihood of every criterion of the rubric and no evidence text. It knows only the
+criteria it was tuned on, and each of them only as well as its held-out AUC says: those below
+the limit are switched off, visibly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from repo_ray.config.settings import Config
+from repo_ray.models.packing import (
+    Tree,
+    pack,
+    read_hidden,
+    token_budget_batches,
+    tree_length,
+)
+from repo_ray.records import Prompt, Score
+from repo_ray.rewards.judge.network import JudgeModel, answer_direction, judge_tree
+from repo_ray.rewards.judge.rubric import Rubric
+from repo_ray.rewards.tuned import (
+    Card,
+    CheckpointError,
+    load_checkpoint,
+    load_merged,
+    save_checkpoint,
+)
+
+NAME = "judge"
+FORMAT = "repo_ray.judge/1"
+
+log = logging.getLogger(__name__)
+
+
+class CriterionCard(BaseModel):
+    """One criterion as tuned: its wording, and held-out figures.
+
+    `auc` and `calibration_error` are None where the held-out labels are all the same (or none).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    question: str
+    auc: float | None
+    calibration_error: float | None
+    positives: int
+    negatives: int
+
+
+class JudgeCard(Card):
+    """`judge.json`."""
+
+    criteria: dict[str, CriterionCard]
+    rubric_digest: str
+    train_verdicts: int
+    steps: int
+    seconds: float
+
+
+def save_judge(folder: Path, model: JudgeModel, card: JudgeCard) -> None:
+    """Writes a checkpoint."""
+    save_checkpoint(folder, NAME, model.tensors(), card)
+
+
+class LocalJudge:
+    """Scores replies against a rubric; `disabled` names the criteria that are switched off.
+
+    Criteria with a held-out AUC below `config.judge.min_auc`, or with none, are switched off.
+    `model_folder`: where the base lies; None: resolved from its path in the checkpoint.
+
+    Raises:
+        CheckpointError: no checkpoint in `folder`, another base model, or a rubric with criteria
+            that the checkpoint was not trained on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rubric: Rubric,
+        config: Config,
+        threads: int,
+        model_folder: Path | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        tensors, self.card = load_checkpoint(folder, NAME, JudgeCard, FORMAT)
+        _check_trained(folder, rubric, self.card)
+        min_auc = config.judge.min_auc
+        self.disabled: Mapping[str, str] = {
+            c.criterion_id: _weakness(self.card.criteria[c.criterion_id].auc, min_auc)
+            for c in rubric.criteria
+            if _weak(self.card.criteria[c.criterion_id].auc, min_auc)
+        }
+        for criterion, reason in self.disabled.items():
+            log.warning("judge: criterion %s is switched off: %s", criterion, reason)
+        self._rubric = rubric.only(set(rubric.ids) - set(self.disabled))
+        self._questions = {c.criterion_id: c.question for c in self._rubric.criteria}
+        self._model, self._tokenizer = load_merged(folder, tensors, self.card.base, model_folder)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        nn.Module.to(self._model, self._device)
+        self._direction = answer_direction(self._model, self._tokenizer)
+        self._limit = self._model.config.max_position_embeddings
+        self._budget = config.reward_model.batch_tokens
+
+    def score(self, batch: Sequence[tuple[Prompt, str]]) -> list[Score]:
+        """One score per (prompt, reply): expected points, with a likelihood per criterion.
+
+        A sample that cannot be judged (too long, a non-finite likelihood, no criterion left) gets
+        an invalid score; the others are not affected.
+        """
+        if not self._questions:
+            return [
+                Score.invalid("judge", "no_criteria: every criterion is switched off")
+                for _ in batch
+            ]
+        started = time.perf_counter()
+        trees = [
+            judge_tree(self._tokenizer, prompt.messages, [(reply, self._questions)])
+            for prompt, reply in batch
+        ]
+        lengths = [tree_length(tree) for tree in trees]
+        usable = [i for i, length in enumerate(lengths) if length <= self._limit]
+        answers: dict[int, list[float]] = {}
+        for rows in token_budget_batches([lengths[i] for i in usable], self._budget):
+            indices = [usable[row] for row in rows]
+            values = self._likelihoods([trees[i] for i in indices])
+            answers.update(zip(indices, values, strict=True))
+        latency = (time.perf_counter() - started) / max(len(batch), 1)
+        return [
+            self._scored(answers[i], latency)
+            if i in answers
+            else Score.invalid(
+                "judge", f"too_long: {lengths[i]} tokens, the model takes {self._limit}", latency
+            )
+            for i in range(len(batch))
+        ]
+
+    def _likelihoods(self, trees: Sequence[Tree]) -> list[list[float]]:
+        packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
+        with torch.inference_mode():
+            hidden = read_hidden(self._model.get_decoder(), packed)
+            likelihoods = torch.sigmoid(hidden.float() @ self._direction)
+        return likelihoods.view(len(trees), len(self._questions)).tolist()
+
+    def _scored(self, likelihoods: list[float], latency: float) -> Score:
+        verdicts = dict(zip(self._questions, likelihoods, strict=True))
+        for criterion, likelihood in verdicts.items():
+            if not math.isfinite(likelihood):
+                return Score.invalid("judge", f"non_finite: criterion {criterion}", latency)
+        value, detail = self._rubric.points(verdicts)
+        return Score("judge", value, detail, latency)
+
+
+def _check_trained(folder: Path, rubric: Rubric, card: JudgeCard) -> None:
+    unknown = [c for c in rubric.ids if c not in card.criteria]
+    reworded = [
+        c.criterion_id
+        for c in rubric.criteria
+        if c.criterion_id in card.criteria and card.criteria[c.criterion_id].question != c.question
+    ]
+    faults = [
+        f"{what}: {', '.join(ids)}"
+        for what, ids in (("not trained on", unknown), ("trained on another wording", reworded))
+        if ids
+    ]
+    if faults:
+        raise CheckpointError(
+            f"{folder}: this judge does not know the rubric's criteria ({'; '.join(faults)}); "
+            "train it on verdicts for them, or use an endpoint judge"
+        )
+
+
+def _weak(auc: float | None, min_auc: float) -> bool:
+    return auc is None or auc < min_auc
+
+
+def _weakness(auc: float | None, min_auc: float) -> str:
+    if auc is None:
+        return "no held-out AUC (its held-out labels are all the same)"
+    return f"held-out AUC {auc:.3f} is below {min_auc:.3f}"
