@@ -1,0 +1,134 @@
+"""The central learner: one Ray actor per rank, driven together."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from repo_ray.actors.control import namespace
+from repo_ray.config import Config
+from repo_ray.learner.engine import Rank
+from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
+from repo_ray.records import Experience
+
+
+class LearnerError(RuntimeError):
+    """A learner rank died, hung or failed; the run goes on from its last checkpoint."""
+
+
+@ray.remote
+class LearnerActor:
+    """One rank. Blocking calls are fine: each rank does one thing at a time."""
+
+    def address(self) -> tuple[str, int]:
+        """An address of this node and a free port, for rank 0 to listen on."""
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def build(self, config: Config, model_folder: Path, rank: Rank, policy: bytes | None) -> None:
+        import torch
+
+        torch.set_num_threads(config.learner.threads)
+        self._learner = PPOLearner(config, model_folder, rank)
+        if policy is not None:
+            self._learner.set_policy(policy)
+
+    def update(self, batch: list[Experience]) -> UpdateResult:
+        return self._learner.update(batch)
+
+    def adapter_blob(self, name: str) -> bytes:
+        return self._learner.adapter_blob(name)
+
+    def probe(self, blob: bytes, samples: list[tuple[list[int], list[int]]]) -> list[list[float]]:
+        return self._learner.probe(blob, samples)
+
+    def save(self, folder: Path) -> None:
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        self._learner.load(folder)
+
+
+class LearnerGroup:
+    """All ranks as one. Every method raises `LearnerError` naming the rank that failed."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        learner = config.learner
+        options = {
+            "namespace": namespace(config.run.name),
+            "num_cpus": learner.cpus,
+            "num_gpus": learner.gpus,
+            "max_restarts": 0,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(learner.threads)}},
+        }
+        self._ranks = [
+            LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]
+            for rank in range(learner.world_size)
+        ]
+
+    async def build(self, model_folder: Path, policy: bytes | None) -> None:
+        """Loads the model on every rank; `policy` is the warm start's adapter."""
+        address, port = await self._one(0, "address")
+        world = len(self._ranks)
+        blob = ray.put(policy)
+        await asyncio.gather(
+            *(
+                self._one(
+                    rank,
+                    "build",
+                    self._config,
+                    model_folder,
+                    Rank(rank, world, address, port, self._config.learner.timeout_s),
+                    blob,
+                )
+                for rank in range(world)
+            )
+        )
+
+    async def update(self, batch: list[Experience]) -> UpdateResult:
+        """One update on all ranks; rank 0 answers for all, since metrics are reduced over ranks."""
+        return await self._all("update", ray.put(batch))
+
+    async def adapter_blob(self, name: str) -> bytes:
+        return await self._all("adapter_blob", name)
+
+    async def probe(
+        self, blob: bytes, samples: list[tuple[list[int], list[int]]]
+    ) -> list[list[float]]:
+        """Log-probs of given replies under another policy adapter (the canary)."""
+        return await self._all("probe", ray.put(blob), samples)
+
+    async def save(self, folder: Path) -> None:
+        await self._all("save", folder)
+
+    async def load(self, folder: Path) -> None:
+        await self._all("load", folder)
+
+    def stop(self) -> None:
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    async def _all(self, method: str, *args: Any) -> Any:
+        results = await asyncio.gather(
+            *(self._one(rank, method, *args) for rank in range(len(self._ranks)))
+        )
+        return results[0]
+
+    async def _one(self, rank: int, method: str, *args: Any) -> Any:
+        limit = self._config.learner.timeout_s
+        try:
+            return await asyncio.wait_for(getattr(self._ranks[rank], method).remote(*args), limit)
+        except RayTaskError as error:
+            raise LearnerError(f"learner-{rank}.{method}: {error.as_instanceof_cause()}") from error
+        except RayActorError as error:
+            raise LearnerError(f"learner-{rank} died during {method}: {error}") from error
+        except TimeoutError:
+            raise LearnerError(f"learner-{rank}.{method} took longer than {limit:g} s") from None

@@ -1,0 +1,87 @@
+"""Runs the pipeline once and turns every outcome into one message and an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.logging import RichHandler
+
+from repo_ray.actors.learner import LearnerError
+from repo_ray.actors.pool import PoolError
+from repo_ray.config import ConfigError, load_config
+from repo_ray.data.reader import DataError
+from repo_ray.learner.fitting import TrainingError
+from repo_ray.models.loading import ModelNotFoundError
+from repo_ray.pipeline.cluster import connect
+from repo_ray.pipeline.phases import Pipeline, Stopped
+from repo_ray.pipeline.preflight import check_inputs
+from repo_ray.pipeline.progress import Display
+from repo_ray.pipeline.run_folder import RunFolder, open_run_folder
+from repo_ray.rewards.judge.endpoint import JudgeUnavailableError
+from repo_ray.rollouts.publication import PublicationError
+from repo_ray.training.checkpoints import CheckpointError
+from repo_ray.training.loop import RunError
+
+FINISHED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 143
+
+#: The user's input is at fault; nothing has been started, or nothing that matters.
+INPUT_ERRORS = (ConfigError, DataError, JudgeUnavailableError, ModelNotFoundError)
+#: The run failed for a reason that its message explains; a traceback would not help.
+RUN_ERRORS = (
+    CheckpointError,
+    LearnerError,
+    PoolError,
+    PublicationError,
+    RunError,
+    TrainingError,
+)
+
+
+def run(
+    config_path: Path | None, overrides: Sequence[str], resume: bool, address: str | None
+) -> int:
+    """The exit status: 0 finished, 1 failed, 2 bad input, 143 stopped on request and saved."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        config = load_config(config_path, overrides)
+        check_inputs(config)
+        folder = open_run_folder(config, resume)
+    except INPUT_ERRORS as error:
+        errors.print("[red]error:[/] ", end="")
+        errors.print(str(error), markup=False)
+        return BAD_INPUT
+    _log_to(folder, errors)
+    display = Display()
+    try:
+        with folder.locked():
+            display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
+            display.console.print(f"  {connect(config, folder, address)}")
+            report = asyncio.run(Pipeline(config, folder, display).main())
+        display.console.print(f"[bold]report[/]  {report}")
+        return FINISHED
+    except Stopped:
+        errors.print("stopped on request; everything is saved, --resume continues")
+        return STOPPED
+    except (*INPUT_ERRORS, *RUN_ERRORS) as error:
+        errors.print("[red]error:[/] ", end="")
+        errors.print(str(error), markup=False)
+        logging.getLogger(__name__).debug("the run failed", exc_info=error)
+        return BAD_INPUT if isinstance(error, INPUT_ERRORS) else FAILED
+    finally:
+        ray.shutdown()
+
+
+def _log_to(folder: RunFolder, console: Console) -> None:
+    """Everything goes to `run.log`, warnings to the terminal as well."""
+    logger = logging.getLogger("repo_ray")
+    logger.setLevel(logging.DEBUG)
+    file = logging.FileHandler(folder.root / "run.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    terminal = RichHandler(logging.WARNING, console, show_path=False, show_time=False)
+    logger.handlers = [file, terminal]
+    logger.propagate = False

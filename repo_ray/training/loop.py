@@ -1,0 +1,294 @@
+"""The controller: one direction, one loop.
+
+prompts -> samples -> scores -> experiences -> update -> adapter -> every engine, verified
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from repo_ray.actors.pool import PoolError
+from repo_ray.config import Config
+from repo_ray.records import Experience, Prompt
+from repo_ray.training.accounting import Ledger
+from repo_ray.training.checkpoints import Checkpoint, save_checkpoint
+from repo_ray.training.collect import SOURCES, Collected, Collector
+from repo_ray.training.metrics import MetricsLog
+from repo_ray.training.publication import check_versions
+from repo_ray.training.schedule import Schedule
+from repo_ray.training.system import System
+from repo_ray.training.trajectories import write_trajectories
+
+log = logging.getLogger(__name__)
+
+#: |R_model| below this leaves judge and rules without effect (REPO multiplies by it).
+SMALL_R_MODEL = 0.1
+
+
+class RunError(RuntimeError):
+    """The run stops for a reason that it could not repair; the message says which."""
+
+
+@dataclass
+class Outcome:
+    """How training ended. `step` updates were made in all, earlier attempts included."""
+
+    step: int
+    finished: bool
+    ledger: Ledger
+    pushes: int = 0
+    push_s: list[float] = field(default_factory=list)
+
+
+class Controller:
+    """Drives one run's training over a started `System`.
+
+    `report(done, total, text)` is told after each sample and step.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        system: System,
+        schedule: Schedule,
+        encode: Callable[[Prompt], list[int]],
+        control: ActorHandle,
+        report: Callable[[int, int, str], None],
+        resume: Checkpoint | None,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._system = system
+        self._schedule = schedule
+        self._control = control
+        self._report = report
+        self._stop = asyncio.Event()
+        self._start = resume.step if resume else 0
+        self._ledger = Ledger.from_state(resume.state["ledger"]) if resume else Ledger()
+        self._skipped_in_a_row = resume.state["skipped_in_a_row"] if resume else 0
+        self._metrics = MetricsLog(folder, config.run.name, self._start)
+        self._samples_done = 0
+        self._collector = Collector(
+            config, system.rollout, system.scorers, encode, self._sample_finished
+        )
+        self._step = self._start
+        self._push_s: list[float] = []
+
+    def request_stop(self) -> None:
+        """Ends training after what cannot be interrupted, with a checkpoint (SIGTERM)."""
+        self._stop.set()
+
+    async def train(self) -> Outcome:
+        """Runs all steps. Raises `RunError`, `PoolError`, `LearnerError` or `PublicationError`."""
+        service = asyncio.ensure_future(self._serve_control())
+        try:
+            return await self._train()
+        finally:
+            service.cancel()
+            self._metrics.close()
+
+    async def _train(self) -> Outcome:
+        pending: dict[int, asyncio.Task[Collected]] = {}
+        admitted = self._start
+        total = self._schedule.steps
+        try:
+            for step in range(self._start, total):
+                self._step = step
+                # Batch k may start once the learner has made k - staleness updates.
+                while admitted < min(total, step + self._config.run.staleness + 1):
+                    batch = self._schedule.batch(admitted)
+                    pending[admitted] = asyncio.ensure_future(
+                        self._collector.batch(admitted, batch)
+                    )
+                    admitted += 1
+                collected = await self._unless_stopped(pending.pop(step))
+                if collected is None:
+                    break
+                await self._update(step, collected)
+                if (step + 1) % self._config.run.checkpoint_every == 0 or step + 1 == total:
+                    await self._checkpoint(step + 1)
+                self._step = step + 1
+                if self._stop.is_set():
+                    break
+        finally:
+            for task in pending.values():
+                task.cancel()
+            await asyncio.gather(*pending.values(), return_exceptions=True)
+        if self._step < total:
+            log.info("stopping at step %d on request; writing a checkpoint", self._step)
+            await self._checkpoint(self._step)
+        return Outcome(
+            self._step, self._step == total, self._ledger, len(self._push_s), self._push_s
+        )
+
+    async def _update(self, step: int, collected: Collected) -> None:
+        """One learner step, from a complete batch to verified engines."""
+        config, batch = self._config, collected.experiences
+        if collected.ledger.invalid_share > config.run.max_invalid_share:
+            causes = ", ".join(f"{k} x{v}" for k, v in collected.ledger.invalid.most_common(5))
+            raise RunError(
+                f"step {step}: {collected.ledger.invalid_share:.0%} of the scores are invalid "
+                f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): {causes}"
+            )
+        check_versions({v for e in batch for v in e.rollout.versions}, step, config.run.staleness)
+        began = time.monotonic()
+        result = await self._system.learner.update(batch) if batch else None
+        skipped = result.skipped if result else "empty batch: every prompt was dropped"
+        if result is not None:
+            write_trajectories(self._folder / "trajectories", step, batch, result)
+        self._count_skipped(step, skipped)
+        learned = time.monotonic()
+        blob = await self._system.learner.adapter_blob("policy")
+        reports = await self._system.publisher.push(self._system.rollout, blob, step + 1)
+        pushed = time.monotonic()
+        self._push_s.append(pushed - learned)
+        self._ledger.add(collected.ledger)
+        self._metrics.step(
+            step + 1,
+            {
+                **batch_metrics(batch),
+                **(result.metrics if result else {}),
+                "skipped": skipped,
+                "rollout/tokens_per_s": collected.tokens / collected.seconds,
+                "time/collect_s": collected.seconds,
+                "time/update_s": learned - began,
+                "time/push_s": pushed - learned,
+                "publication": [asdict(r) for r in reports],
+                "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
+                "ledger": self._ledger.state(),
+            },
+        )
+        for experience in batch:
+            for score in experience.scores:
+                self._metrics.score(score)
+        self._samples_done = 0
+        reward = sum(e.reward.total for e in batch) / max(1, len(batch))
+        self._report(step + 1, self._schedule.steps, f"reward {reward:+.2f}")
+
+    def _count_skipped(self, step: int, skipped: str) -> None:
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if not skipped:
+            return
+        log.warning("step %d: update skipped: %s", step, skipped)
+        if self._skipped_in_a_row >= self._config.run.max_skipped_updates:
+            raise RunError(
+                f"{self._skipped_in_a_row} updates in a row were skipped, the last because of: "
+                f"{skipped}. The batches are in {self._folder / 'trajectories'}"
+            )
+
+    async def _checkpoint(self, step: int) -> None:
+        state = {"ledger": self._ledger.state(), "skipped_in_a_row": self._skipped_in_a_row}
+        loop = asyncio.get_running_loop()
+
+        def write(folder: Path) -> None:
+            saving = asyncio.run_coroutine_threadsafe(self._system.learner.save(folder), loop)
+            saving.result()
+
+        await asyncio.to_thread(
+            save_checkpoint,
+            self._folder / "checkpoints",
+            step,
+            state,
+            write,
+            self._config.run.keep_checkpoints,
+        )
+
+    async def _unless_stopped(self, work: asyncio.Task[Collected]) -> Collected | None:
+        """The batch, or None if a stop is requested first."""
+        stopped = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return _unwrap(work)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            return None
+        finally:
+            stopped.cancel()
+
+    def _sample_finished(self) -> None:
+        self._samples_done += 1
+        text = f"sample {self._samples_done} of {self._config.run.batch_size}"
+        self._report(self._step, self._schedule.steps, text)
+
+    async def _serve_control(self) -> None:
+        """Carries out scaling requests and reports the status, until cancelled."""
+        while True:
+            request = await self._control.next_request.remote(1.0)
+            if request is not None:
+                kind, replicas = request
+                if kind in self._system.pools:
+                    self._system.pools[kind].scale(replicas)
+                else:
+                    log.warning("no pool named %r to scale", kind)
+            await self._control.report.remote(
+                {
+                    "run": self._config.run.name,
+                    "folder": str(self._folder),
+                    "step": self._step,
+                    "steps": self._schedule.steps,
+                    "ledger": self._ledger.state(),
+                    "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
+                }
+            )
+
+
+def _unwrap(work: asyncio.Task[Collected]) -> Collected:
+    """The task's result; of a group of errors the first one that has a message for people."""
+    try:
+        return work.result()
+    except BaseExceptionGroup as group:
+        raise next(
+            (e for e in group.exceptions if isinstance(e, PoolError | RunError)),
+            group.exceptions[0],
+        ) from None
+
+
+def batch_metrics(batch: Sequence[Experience]) -> dict[str, Any]:
+    """Reward by source, length and truncation of one batch (means over samples)."""
+    if not batch:
+        return {"batch/size": 0}
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    values: dict[str, Any] = {
+        "batch/size": len(batch),
+        "reward/total": mean([e.reward.total for e in batch]),
+        "reward/r_model": mean([e.reward.r_model for e in batch]),
+        "reward/e_judge": mean([e.reward.e_judge for e in batch]),
+        "reward/e_func": mean([e.reward.e_func for e in batch]),
+        "reward/e_enh": mean([e.reward.e_enh for e in batch]),
+        "reward/multiplier": mean([e.reward.multiplier for e in batch]),
+        "reward/small_r_model_share": mean(
+            [float(abs(e.reward.r_model) < SMALL_R_MODEL) for e in batch]
+        ),
+        "reply/tokens": mean([len(e.rollout.token_ids) for e in batch]),
+        "reply/truncated_share": mean([float(e.rollout.finish_reason == "length") for e in batch]),
+    }
+    for source in SOURCES:
+        scores = [s for e in batch for s in e.scores if s.source == source]
+        if not scores:
+            continue
+        values[f"latency/{source}_s"] = mean([s.latency_s for s in scores])
+        details = Counter(k for s in scores for k, d in s.detail.items() if d.points)
+        if source == "rules":
+            values["rules/hits_per_reply"] = sum(details.values()) / len(batch)
+            values["rules/hits"] = dict(details)
+        elif source == "judge":
+            names = {k for s in scores for k in s.detail}
+            values["judge/points"] = {
+                k: mean([s.detail[k].points for s in scores if k in s.detail])
+                for k in sorted(names)
+            }
+    return values

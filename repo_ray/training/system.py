@@ -1,0 +1,126 @@
+"""Everything that runs beside the controller: which actors there are and how they come up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from repo_ray.actors.control import namespace
+from repo_ray.actors.learner import LearnerGroup
+from repo_ray.actors.pool import ActorPool
+from repo_ray.actors.rollout import RolloutActor
+from repo_ray.actors.scorers import (
+    EndpointJudgeActor,
+    LocalJudgeActor,
+    RewardModelActor,
+    RulesActor,
+)
+from repo_ray.config import Config
+from repo_ray.config.settings import PoolConfig
+from repo_ray.records import Source
+from repo_ray.rollouts.engine import engine_environment
+from repo_ray.training.publication import Publisher
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What the actors load. Null where the source is disabled or not local."""
+
+    model: Path
+    reward_model: Path | None
+    judge: Path | None
+
+
+class System:
+    """All pools, the learner and the publisher of one run."""
+
+    def __init__(self, config: Config, folders: Folders) -> None:
+        self.config = config
+        self.folders = folders
+        self.publisher = Publisher()
+        self.learner = LearnerGroup(config)
+        self.rollout = self._rollout_pool()
+        self.scorers = self._scorer_pools()
+
+    @property
+    def pools(self) -> Mapping[str, ActorPool]:
+        return {"rollout": self.rollout, **{pool.kind: pool for pool in self.scorers.values()}}
+
+    async def start(
+        self, policy: bytes | None, report: Callable[[str], None], checkpoint: Path | None
+    ) -> None:
+        """Brings everything up side by side. `policy` is the warm start's adapter blob; with
+        `checkpoint`, the learner continues from there instead.
+        """
+
+        async def learner() -> None:
+            await self.learner.build(self.folders.model, policy)
+            if checkpoint is not None:
+                await self.learner.load(checkpoint)
+            report("learner is ready")
+
+        async def pool(name: str) -> None:
+            await self.pools[name].start()
+            report(f"{name} is ready")
+
+        await asyncio.gather(learner(), *(pool(name) for name in self.pools))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
+        self.learner.stop()
+
+    def _rollout_pool(self) -> ActorPool:
+        config, publisher = self.config, self.publisher
+
+        def spawn(name: str, options: dict[str, Any]) -> ActorHandle:
+            now = publisher.current
+            adapter = (now.blob, now.version) if now else (None, 0)
+            return RolloutActor.options(**options).remote(  # type: ignore[attr-defined]
+                config, self.folders.model, name, *adapter
+            )
+
+        return ActorPool(
+            "rollout",
+            namespace(config.run.name),
+            config.rollout.pool,
+            spawn,
+            env_vars=engine_environment(config),
+            on_ready=lambda member: publisher.bring_up_to_date(
+                member, config.rollout.pool.timeout_s
+            ),
+        )
+
+    def _scorer_pools(self) -> dict[Source, ActorPool]:
+        config, folders = self.config, self.folders
+        pools: dict[Source, ActorPool] = {}
+        if config.reward_model.enabled:
+            pools["reward_model"] = self._pool(
+                "reward_model",
+                config.reward_model.pool,
+                RewardModelActor,
+                folders.reward_model,
+                folders.model,
+            )
+        if config.judge.enabled and config.judge.kind == "local":
+            pools["judge"] = self._pool(
+                "judge", config.judge.pool, LocalJudgeActor, folders.judge, folders.model
+            )
+        elif config.judge.enabled:
+            pools["judge"] = self._pool("judge", config.judge.pool, EndpointJudgeActor)
+        if config.rules.enabled:
+            pools["rules"] = self._pool("rules", config.rules.pool, RulesActor)
+        return pools
+
+    def _pool(self, kind: str, pool: PoolConfig, actor: Any, *arguments: Any) -> ActorPool:
+        return ActorPool(
+            kind,
+            namespace(self.config.run.name),
+            pool,
+            lambda name, options: actor.options(**options).remote(self.config, *arguments),
+            env_vars={"OMP_NUM_THREADS": str(pool.threads), "TOKENIZERS_PARALLELISM": "false"},
+        )

@@ -1,0 +1,69 @@
+"""Writes and reads each step's trajectories: a sample's whole way from prompt to gradient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from repo_ray.learner.ppo_learner import UpdateResult
+from repo_ray.records import TRAJECTORIES_SCHEMA, Experience, scores_to_json
+
+
+def trajectory_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}.parquet"
+
+
+def write_trajectories(
+    folder: Path, step: int, batch: Sequence[Experience], update: UpdateResult
+) -> Path:
+    """One Parquet file per step, one row per sample; replaced whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {**_row(step, experience), **arrays}
+        for experience, arrays in zip(batch, update.trajectories, strict=True)
+    ]
+    path = trajectory_path(folder, step)
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(rows, schema=TRAJECTORIES_SCHEMA), partial)
+    partial.replace(path)
+    return path
+
+
+def read_trajectories(folder: Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """All rows of all steps, in order."""
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("step-*.parquet")):
+        rows += pq.read_table(path, columns=list(columns) if columns else None).to_pylist()
+    return rows
+
+
+def _row(step: int, experience: Experience) -> dict[str, Any]:
+    prompt, rollout, reward = experience.prompt, experience.rollout, experience.reward
+    return {
+        "step": step,
+        "sample_id": rollout.sample_id,
+        "prompt_id": prompt.prompt_id,
+        "attempt": rollout.attempt,
+        "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
+        "context": json.dumps(dict(prompt.context), ensure_ascii=False),
+        "reply": rollout.text,
+        "finish_reason": rollout.finish_reason,
+        "engine": rollout.engine,
+        "prompt_token_ids": rollout.prompt_token_ids,
+        "token_ids": rollout.token_ids,
+        "loss_mask": rollout.loss_mask,
+        "versions": rollout.versions,
+        "behaviour_logprobs": rollout.logprobs,
+        "r_model": reward.r_model,
+        "e_judge": reward.e_judge,
+        "e_func": reward.e_func,
+        "e_enh": reward.e_enh,
+        "multiplier": reward.multiplier,
+        "reward": reward.total,
+        "scores": scores_to_json(experience.scores),
+    }
