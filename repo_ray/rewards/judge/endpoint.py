@@ -60,7 +60,7 @@ class EndpointJudge:
         self,
         rubric: Rubric,
         config: JudgeConfig,
-        api_key: str,
+        api_key: str | None,
         deadline_s: float | None = None,
         backoff_s: float = 0.5,
     ) -> None:
@@ -72,7 +72,7 @@ class EndpointJudge:
         """
         self._rubric = rubric
         self._config = config
-        self._key = api_key
+        self._key = api_key or ""
         self._deadline_s = 0.9 * config.pool.timeout_s if deadline_s is None else deadline_s
         self._backoff_s = backoff_s
         self._client = openai.AsyncOpenAI(

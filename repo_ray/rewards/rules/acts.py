@@ -28,7 +28,7 @@ _ACCEPTING = re.compile(
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"\b(?:not|cannot|never|unable|hardly|if|unless|once|when|as soon as|until|whether|too high)\b"
+    r"\b(?:not|cannot|never|unable|hardly|if|unless|once|when|as soon as|until|whether|too high|beyond|above what|more than)\b"
     r"|n't\b",
     re.IGNORECASE,
 )

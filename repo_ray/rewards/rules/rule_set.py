@@ -130,5 +130,5 @@ def _load_file(source: Path, key: str) -> dict[str, Rule]:
     try:
         spec.loader.exec_module(module)
         return rules_in(vars(module))
-    except Exception as error:  # user code
+    except (Exception, SystemExit) as error:  # user code
         raise RewardConfigError(f"{key}: {source}: {type(error).__name__}: {error}") from None

@@ -84,8 +84,8 @@ _NOT_MONEY = re.compile(
     re.IGNORECASE,
 )
 _MONEY = re.compile(
-    rf"(?P<before>(?:[¥￥$€£]|\b(?:rmb|cny|usd|eur))\s*)?"
-    rf"(?<![A-Za-z0-9_.])(?<!\d,)(?P<number>{_NUMBER})"
+    r"(?:(?P<before>(?:[¥￥$€£]|\b(?:rmb|cny|usd|eur))\s*)|(?<![A-Za-z0-9_.])(?<!\d,))"
+    rf"(?P<number>{_NUMBER})"
     r"(?P<after>\s*(?:yuan|rmb|cny|usd|eur|元|块)\b|\s*[元块])?(?![A-Za-z0-9_])",
     re.IGNORECASE,
 )
@@ -120,6 +120,7 @@ _SPELLED = re.compile(
     rf"\b(?:(?:{_SPELLED_WORD}|a(?=\s+(?:hundred|thousand)))(?:[\s-]+(?:and\s+)?|\b))+",
     re.IGNORECASE,
 )
+_COUNT_FOLLOWS = re.compile(rf"[\s-]*(?:more\s+|extra\s+|other\s+)?(?:{_COUNTED})\b", re.IGNORECASE)
 
 
 def amounts(text: str, smallest_bare: float = 50.0) -> list[Amount]:
@@ -141,7 +142,7 @@ def amounts(text: str, smallest_bare: float = 50.0) -> list[Amount]:
     found += [
         Amount(value, m.start(), m.end())
         for m in _SPELLED.finditer(masked)
-        if (value := _spelled_value(m[0])) >= 100
+        if (value := _spelled_value(m[0])) >= 100 and not _COUNT_FOLLOWS.match(masked, m.end())
     ]
     return sorted(found, key=lambda a: a.start)
 
