@@ -1,0 +1,29 @@
+"""The command line. Each command has its own file; heavy libraries are imported when it runs.
+
+Exit status: 0 done, 1 the run or a check failed, 2 the input was at fault (one message on
+stderr, no traceback).
+"""
+
+from __future__ import annotations
+
+import typer
+
+from repo_ray.cli import config, plan
+from repo_ray.cli.console import user_errors
+from repo_ray.config import ConfigError
+
+app = typer.Typer(
+    help="REPO: reward-enhanced policy optimization as a Ray actor system.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("plan")(plan.command)
+app.command("config")(config.command)
+
+
+def main() -> None:
+    """Entry point of the `repo-ray` script."""
+    with user_errors(ConfigError):
+        app()
