@@ -123,6 +123,9 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("We confirm 380, which keeps you below the 439 guests see elsewhere.", ASK),
             ("Could you confirm whether 405 is your best?", QUOTED_HIGH),
             ("We agree to 300 for T2.", TWO),
+            ("I can confirm that the net price is 410 today.", ASK),
+            ("I agree, 405 shows good will, and I take your point on costs.", QUOTED_HIGH),
+            ("405 would work for us if breakfast were included.", QUOTED_HIGH),
         ],
     ),
     "selling_net_confusion": (
@@ -137,6 +140,10 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("Guests see 439 elsewhere; could the net price move from 410 to 380?", ASK),
             ("With a net price of 380, guests see a better offer here.", ASK),
             ("Could you lower the net price so that our selling price can match 439?", ASK),
+            (
+                "Could you lower the net price to 380 to match the 439 that guests see elsewhere?",
+                ASK,
+            ),
         ],
     ),
     "accept_at_target_missed": (
@@ -188,9 +195,17 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("I will take that as a yes and move on.", VAGUE),
             ("As you have agreed, we close this now.", negotiation("", quotes={"T1": 390})),
             ("Perfect, confirmed at 380.", negotiation("Maybe later.")),
+            ("We will go with 380 then.", negotiation("I'm not sure.")),
         ],
         [
             ("Take your time, shall I write again tomorrow?", SILENT),
+            (
+                "I take your point and I agree that costs are up. What would make 380 possible?",
+                VAGUE,
+            ),
+            ("Nothing is settled yet, so let us look at the figures again.", VAGUE),
+            ("I can confirm that guests see 439 elsewhere.", VAGUE),
+            ("380 would be good for us, what do you think?", negotiation("I'm not sure.")),
             ("I understand you want to think. May I ask what holds you back?", VAGUE),
             ("Great, I'll record 380 then, thank you.", CLEAR),
             ("Thank you for agreeing.", CLEAR),
@@ -206,6 +221,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
         [
             ("I confirm 380 for the Deluxe King and 300 for the Garden Twin.", TWO),
             ("I confirm T1 and T2, thank you.", TWO),
+            ("I confirm the King and the Twin, thank you.", TWO),
             ("I confirm 380 and 300, thank you.", TWO),
             ("I confirm both prices, thank you.", TWO),
             ("I confirm 300 for the Garden Twin.", TWO_ONE_AGREED),

@@ -15,20 +15,24 @@ _GLADLY = r"(?: (?:also|now|gladly|happily|happy to|glad to|pleased to|ready to|
 _ACCEPTING = re.compile(
     "|".join(
         (
-            rf"{_WE}{_GLADLY} (?:accept|agree|confirm|take|lock|approve|book|go with|go ahead|proceed"
-            r"|put (?:it|that|this) through|record|register|finali[sz]e|set)(?:ed|ing|s)?\b",
+            # "I confirm that ..." informs and "I agree that ..." sympathises: neither accepts.
+            rf"{_WE}{_GLADLY} (?:(?:accept|confirm|approve)(?:ed|ing)?(?! (?:that|whether|how|your (?:point|concern)))"
+            r"|agree(?:d)?(?= (?:to|on|at)\b|[.!]?$)|take (?:it|that price|this price|\d+)|lock\b|go with\b"
+            r"|go ahead\b|put (?:it|that|this|\d+) through|(?:record|set|finali[sz]e|log|enter) (?:it|this|that|the|\d+))",
             r"^(?:(?:yes|great|perfect|excellent|good|wonderful|thank you|thanks)\b[^.?]{0,30}?)?"
             r"\b(?:deal|agreed|accepted|confirmed|settled|done)\b",
+            r"(?<!would )(?<!could )(?<!might )(?<!may )(?<!would be )(?<!could be )"
             r"\b(?:works?|fine|good|acceptable|ok|okay) (?:well )?(?:for|with|by) (?:us|me)\b",
             r"\b(?:that|it|this|\d+(?: yuan)?)(?: is|'s)? (?:works|agreed|accepted|confirmed|settled|a deal)\b",
-            r"\blet(?:'s| us) (?:go with|settle|confirm|lock|fix|take|close|proceed|set)\b",
+            r"\blet(?:'s| us) (?:go with|settle (?:at|on|for)|confirm|lock|fix (?:it|this|that|the price)|close at"
+            r"|take (?:it|that price)|proceed with|set (?:it|the price))",
             r"\b(?:is|are|'s) (?:now )?(?:agreed|confirmed|settled|accepted|locked in)\b",
         )
     ),
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
-    r"\b(?:not|cannot|never|unable|hardly|if|unless|once|when|as soon as|until|whether|too high|beyond|above what|more than)\b"
+    r"\b(?:not|cannot|never|nothing|unable|hardly|if|unless|once|when|as soon as|until|whether|too high|beyond|above what|more than)\b"
     r"|n't\b",
     re.IGNORECASE,
 )
@@ -42,7 +46,7 @@ _PROPOSING = re.compile(
 _OFFERING = re.compile(
     r"(?<!you )(?<!your )(?<!you've )(?<!hotel )"
     r"\b(?:accept|pay|offer|settle (?:at|on|for)|close at|agree (?:to|on|at)|go with|go up to"
-    r"|meet (?:you )?at|lock (?:it |this )?in(?: at)?|confirm|do|stretch to)\b",
+    r"|meet (?:you )?at|lock (?:it |this )?in(?: at)?|confirm(?! (?:that|whether|how))|do|stretch to)\b",
     re.IGNORECASE,
 )
 _CLAIMS_CONSENT = re.compile(
@@ -67,7 +71,7 @@ _VAGUE = re.compile(
     re.IGNORECASE,
 )
 _CLEAR = re.compile(
-    r"\b(?:yes|yeah|yep|agreed?|deal|fine|accept|confirm(?:ed)?|sure|go ahead|done)\b"
+    r"\b(?:yes|yeah|yep|agreed?|deal|fine|accept|confirm(?:ed)?|(?<!not )sure|go ahead|done)\b"
     r"|\bno\b(?! (?:reply|response|answer|idea))",
     re.IGNORECASE,
 )

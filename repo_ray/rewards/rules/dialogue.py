@@ -49,7 +49,7 @@ def ticket_missed(reply: str, prompt: Prompt, *, stages: list[str]) -> str | Non
         return None
     named = {a.value for a in amounts(reply)}
     missed = [
-        item.ticket or item.room
+        item.ticket
         for item in known.open_items
         if not item.named_in(reply) and not named & {item.quote, item.target_price}
     ]

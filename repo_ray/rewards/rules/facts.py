@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from repo_ray.records import Prompt
+from repo_ray.rewards.rules.text import words
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One ticket: a room type whose net price is negotiated. Prices per night; None if unknown."""
+    """One ticket: a room type whose net price is negotiated. Prices per night; None if unknown.
+
+    `names` are the ways to name it: its id, its room type, and the words of the room type that
+    no other item has ("the King").
+    """
 
     ticket: str
-    room: str
+    names: tuple[str, ...]
     selling_price: float | None
     net_price: float | None
     competitor_price: float | None
@@ -27,8 +33,8 @@ class Item:
     def named_in(self, text: str) -> bool:
         """Whether `text` names this ticket or its room type."""
         return any(
-            name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
-            for name in (self.ticket, self.room)
+            re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
+            for name in self.names
         )
 
     @property
@@ -81,16 +87,22 @@ def facts(prompt: Prompt) -> Facts | None:
     agreed = prompt.context.get("agreed")
     quotes = quotes if isinstance(quotes, Mapping) else {}
     agreed = agreed if isinstance(agreed, list | tuple) else ()
-    parsed = tuple(_item(i, quotes, agreed) for i in items if isinstance(i, Mapping))
+    items = [i for i in items if isinstance(i, Mapping)]
+    rooms = [str(i.get("room", "")) for i in items]
+    shared = {w for w, n in Counter(w for r in rooms for w in set(words(r))).items() if n > 1}
+    parsed = tuple(_item(i, quotes, agreed, shared) for i in items)
     parsed = tuple(i for i in parsed if i.net_amounts or i.selling_amounts)
     return Facts(str(prompt.context.get("stage", "")), parsed) if parsed else None
 
 
-def _item(item: Mapping[str, Any], quotes: Mapping[str, Any], agreed: Any) -> Item:
-    ticket = str(item.get("ticket", ""))
+def _item(
+    item: Mapping[str, Any], quotes: Mapping[str, Any], agreed: Any, shared: set[str]
+) -> Item:
+    ticket, room = str(item.get("ticket", "")), str(item.get("room", ""))
+    own_words = (w for w in words(room) if w not in shared and len(w) > 2)
     return Item(
         ticket=ticket,
-        room=str(item.get("room", "")),
+        names=tuple(filter(None, (ticket, room, *own_words))),
         selling_price=_price(item.get("selling_price")),
         net_price=_price(item.get("net_price")),
         competitor_price=_price(item.get("competitor_price")),

@@ -24,9 +24,12 @@ _ROLES = {
         r"|\b(?:retail|public|display(?:ed)?) (?:price|rate)",
         re.IGNORECASE,
     ),
-    "net": re.compile(r"\bnet\b|\bsettlement (?:price|rate)\b|\bpay you\b", re.IGNORECASE),
+    "net": re.compile(
+        r"\bnet\b(?: (?:price|rate))?|\bsettlement (?:price|rate)\b|\bpay you\b", re.IGNORECASE
+    ),
 }
 _CLAUSE = re.compile(r",\s|[;:()]|\s[-–—]\s|\b(?:while|whereas|but|so|against|versus|vs)\b")
+_REACH = 100  # characters within which words can name an amount
 _LOWER_SELLING = re.compile(
     r"\b(?:lower|reduce|reducing|lowering|cut|cutting|drop|adjust|bring down|trim)\s+"
     r"(?:your|the|this|that|its)?\s*(?:selling|retail|public|listed|display(?:ed)?)\s+(?:price|rate)",
@@ -189,16 +192,22 @@ def _accepted(reply: str, known: Facts, ticket: str) -> bool:
 
 
 def _role(sentence: str, amount: Amount) -> Literal["net", "selling"] | None:
-    """What the words beside an amount call it: the nearest cue in its clause, before it if any."""
-    start = max((m.end() for m in _CLAUSE.finditer(sentence, 0, amount.start)), default=0)
-    following = _CLAUSE.search(sentence, amount.end)
-    end = following.start() if following else len(sentence)
-    best: tuple[bool, int] | None = None
+    """What the words beside an amount call it: the nearest cue in its clause.
+
+    English mostly names a price before it ("net price of 380"), so cues before count as nearer.
+    """
+    first = max(0, amount.start - _REACH)
+    start = max((m.end() for m in _CLAUSE.finditer(sentence, first, amount.start)), default=first)
+    following = _CLAUSE.search(sentence, amount.end, amount.end + _REACH)
+    end = following.start() if following else amount.end + _REACH
+    nearest = float("inf")
     role: Literal["net", "selling"] | None = None
     for name in ("net", "selling"):
         for cue in _ROLES[name].finditer(sentence, start, end):
-            after = cue.start() >= amount.end
-            rank = (after, cue.start() - amount.end if after else amount.start - cue.end())
-            if best is None or rank < best:
-                best, role = rank, name
+            if cue.start() >= amount.end:
+                distance = cue.start() - amount.end
+            else:
+                distance = max(0, amount.start - cue.end() - 12)
+            if distance < nearest:
+                nearest, role = distance, name
     return role
