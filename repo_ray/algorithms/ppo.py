@@ -1,12 +1,11 @@
-"""PPO losses as REPO uses them: no reference model, no KL term (paper, "reference-free").
+"""PPO losses as REPO uses them: no reference model and no KL term.
 
-Everything works on flat unmasked tokens [N] and returns *sums*, so that a batch cut into
-micro-batches and ranks adds up exactly; the caller divides by the batch's token count.
+Everything is per token on flat unmasked tokens [N]; the caller sums and divides by the token
+count of the whole (mini)batch, so that micro-batches and ranks add up exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,10 +21,9 @@ Ratio = Literal["behaviour", "decoupled"]
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """Sum of the loss over tokens, and per token the ratio and whether the clip held it."""
+    """Per token: the loss, and whether the clip took its gradient away."""
 
-    total: Float[Tensor, ""]
-    ratio: Float[Tensor, " n"]
+    loss: Float[Tensor, " n"]
     clipped: Bool[Tensor, " n"]
 
 
@@ -37,9 +35,9 @@ def policy_loss(
     clip: float,
     mode: Ratio,
 ) -> PolicyLoss:
-    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), summed over tokens.
+    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), negated, per token.
 
-    Log-probabilities are of the sampled tokens: `new` under the policy being trained,
+    Log-probabilities (nats) are of the sampled tokens: `new` under the policy being trained,
     `behaviour` under the engine that sampled, `proximal` under the learner before this update.
 
     - `behaviour`: ratio pi_new / pi_behaviour; `proximal` is not used.
@@ -47,8 +45,7 @@ def policy_loss(
       min(pi_proximal / pi_behaviour, 2) (Hilton et al. 2022, arXiv 2110.00641, with the weight
       capped).
 
-    A token counts as clipped where the clipped term is the smaller one, so that the token gives
-    no gradient.
+    Where all advantages are 0 the loss and its gradient are 0.
     """
     anchor = behaviour if mode == "behaviour" else proximal
     ratio = torch.exp(new - anchor)
@@ -57,82 +54,46 @@ def policy_loss(
     surrogate = torch.minimum(free, held)
     if mode == "decoupled":
         surrogate = surrogate * torch.exp(proximal - behaviour).clamp(max=MAX_WEIGHT)
-    return PolicyLoss(-surrogate.sum(), ratio.detach(), (held < free).detach())
+    return PolicyLoss(-surrogate, (held < free).detach())
 
 
 def value_loss(
     new: Float[Tensor, " n"], old: Float[Tensor, " n"], returns: Float[Tensor, " n"], clip: float
-) -> Float[Tensor, ""]:
-    """Half the squared error, summed; the larger of the plain and the clipped prediction's.
+) -> Float[Tensor, " n"]:
+    """Half the squared error, per token; the larger of the plain and the clipped prediction's.
 
     The clipped prediction stays within `clip` of `old` (Ziegler et al. 2019, arXiv 1909.08593,
-    code).
+    published code).
     """
     held = old + (new - old).clamp(-clip, clip)
-    return 0.5 * torch.maximum((new - returns).square(), (held - returns).square()).sum()
+    return 0.5 * torch.maximum((new - returns).square(), (held - returns).square())
 
 
 # --- diagnostics -----------------------------------------------------------------------
 
-#: The sums that `diagnostics` needs, in this order: see `diagnostic_sums`.
-SUMS = ("count", "approx_kl", "mismatch_kl", "weight", "weight_squared", "clipped", "entropy")
 
+def kl(sampler: Float[Tensor, " n"], other: Float[Tensor, " n"]) -> float:
+    """Mean KL(sampler || other) from log-probabilities of tokens that `sampler` drew.
 
-def diagnostic_sums(
-    new: Float[Tensor, " n"],
-    proximal: Float[Tensor, " n"],
-    behaviour: Float[Tensor, " n"],
-    clipped: Bool[Tensor, " n"],
-    entropy: Float[Tensor, " n"],
-) -> Float[Tensor, " sums"]:
-    """What `diagnostics` needs, as sums over tokens (float64), one entry per name in `SUMS`.
-
-    Sums add over micro-batches and ranks. KLs use Schulman's k3 estimator
-    (exp(d) - 1 - d >= 0, with d the log of the reverse ratio; http://joschu.net/blog/kl-approx.html).
+    Schulman's k3 estimator, exp(d) - 1 - d with d = other - sampler: never negative
+    (http://joschu.net/blog/kl-approx.html).
     """
-    moved = (new - proximal).double()
+    d = (other - sampler).double()
+    return float((d.exp() - 1 - d).mean())
+
+
+def effective_sample_size(behaviour: Float[Tensor, " n"], proximal: Float[Tensor, " n"]) -> float:
+    """(sum w)^2 / (n sum w^2) of the weights w = pi_proximal / pi_behaviour: a share in (0, 1]."""
     gap = (proximal - behaviour).double()
-    weight = gap.exp()
-    return torch.stack(
-        [
-            torch.tensor(float(new.numel()), dtype=torch.float64, device=new.device),
-            (moved.exp() - 1 - moved).sum(),
-            (weight - 1 - gap).sum(),
-            weight.sum(),
-            weight.square().sum(),
-            clipped.double().sum(),
-            entropy.double().sum(),
-        ]
-    )
+    weight = (gap - gap.max()).exp()  # the share does not change with a common factor
+    return float(weight.sum().square() / (len(weight) * weight.square().sum()))
 
 
-def diagnostics(sums: Float[Tensor, " sums"]) -> Mapping[str, float]:
-    """Batch means from `diagnostic_sums`.
-
-    - `approx_kl`: KL(proximal || new), how far this update has moved at the measured pass.
-    - `mismatch_kl`: KL(behaviour || proximal), engine against learner on the engine's samples.
-    - `ess`: effective sample size of the weights pi_proximal / pi_behaviour as a share of the
-      tokens, (sum w)^2 / (n sum w^2), in (0, 1].
-    - `clip_share`, `entropy`: means over tokens.
-    """
-    s = dict(zip(SUMS, sums.tolist(), strict=True))
-    count = s["count"]
-    return {
-        "approx_kl": s["approx_kl"] / count,
-        "mismatch_kl": s["mismatch_kl"] / count,
-        "ess": s["weight"] ** 2 / (count * s["weight_squared"]),
-        "clip_share": s["clipped"] / count,
-        "entropy": s["entropy"] / count,
-    }
-
-
-def explained_variance(
-    values: Float[Tensor, " n"], returns: Float[Tensor, " n"]
-) -> Float[Tensor, ""]:
+def explained_variance(values: Float[Tensor, " n"], returns: Float[Tensor, " n"]) -> float:
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant.
 
     NaN where the returns do not vary.
     """
-    variance = returns.double().var(correction=0)
-    residual = (returns - values).double().var(correction=0)
-    return torch.where(variance > 0, 1 - residual / variance, torch.nan)
+    variance = float(returns.double().var(correction=0))
+    residual = float((returns - values).double().var(correction=0))
+    return 1.0 - residual / variance if variance > 0 else float("nan")
