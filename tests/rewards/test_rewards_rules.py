@@ -97,6 +97,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
         [
             ("Guests see 439 elsewhere against 468 here. Could you do 380?", ASK),
             ("That is a gap of 29 yuan, so could you lower 410 to 380?", ASK),
+            ("Even a small step, say 388 net, would help us both.", ASK),
             ("Could you meet us at 388?", ASK),  # a concession between target and mandate
             ("Would three hundred and eighty work for you?", ASK),
             ("On 14 March 2026 at 14:00, 3 nights, 12% fewer guests, 2026-03-14, room #512.", ASK),
@@ -111,6 +112,9 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("We accept 405 for the Deluxe King, thank you.", QUOTED_HIGH),
             ("That works for us, thank you very much.", QUOTED_HIGH),
             ("Deal, I will record it now.", QUOTED_HIGH),
+            ("OK, 405 it is, thank you.", QUOTED_HIGH),
+            ("Fine, 405 is okay, I'll update the system.", QUOTED_HIGH),
+            ("Sure, we'll take 405.", QUOTED_HIGH),
             ("We can pay 410 per night.", ASK),
             ("Could we settle at 400 for now?", ASK),
             ("We agree to 320 for T2.", TWO),
@@ -150,11 +154,17 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
         [
             ("Could you lower it a little more, say 370?", QUOTED_LOW),
             ("Thank you. Could you do 370 instead?", QUOTED_LOW),
+            ("375 is still high for us.", QUOTED_LOW),
+            ("Thanks for 375, but can you go down to 370?", QUOTED_LOW),
             ("I confirm 380 for the Deluxe King.", TWO),  # T2 is quoted at its target, too
         ],
         [
             ("Deal at 375, thank you very much.", QUOTED_LOW),
             ("That works for us, I will record 375 now.", QUOTED_LOW),
+            ("Thanks, 375 it is. I'll update the rate now.", QUOTED_LOW),
+            ("I'm noting 375 as the new net price, thank you!", QUOTED_LOW),
+            ("Happy to accept 375, thank you.", QUOTED_LOW),
+            ("So that's 380 for the King and 300 for the Twin, thanks again!", TWO),
             ("Thank you! We'll confirm 375 for the Deluxe King.", QUOTED_LOW),
             ("I confirm 380 for the Deluxe King and 300 for the Garden Twin.", TWO),
             ("Could you do 380?", QUOTED_MIDDLE),
@@ -195,6 +205,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("I will take that as a yes and move on.", VAGUE),
             ("As you have agreed, we close this now.", negotiation("", quotes={"T1": 390})),
             ("Perfect, confirmed at 380.", negotiation("Maybe later.")),
+            ("Wonderful, I have updated the net price to 380.", VAGUE),
             ("We will go with 380 then.", negotiation("I'm not sure.")),
         ],
         [
@@ -203,6 +214,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
                 "I take your point and I agree that costs are up. What would make 380 possible?",
                 VAGUE,
             ),
+            ("I note your concern and will set the figures aside for now.", VAGUE),
             ("Nothing is settled yet, so let us look at the figures again.", VAGUE),
             ("I can confirm that guests see 439 elsewhere.", VAGUE),
             ("380 would be good for us, what do you think?", negotiation("I'm not sure.")),

@@ -18,7 +18,10 @@ _ACCEPTING = re.compile(
             # "I confirm that ..." informs and "I agree that ..." sympathises: neither accepts.
             rf"{_WE}{_GLADLY} (?:(?:accept|confirm|approve)(?:ed|ing)?(?! (?:that|whether|how|your (?:point|concern)))"
             r"|agree(?:d)?(?= (?:to|on|at)\b|[.!]?$)|take (?:it|that price|this price|\d+)|lock\b|go with\b"
-            r"|go ahead\b|put (?:it|that|this|\d+) through|(?:record|set|finali[sz]e|log|enter) (?:it|this|that|the|\d+))",
+            r"|go ahead\b|put (?:it|that|this|\d+) through|(?:record|log|enter|not)(?:e|ed|ing)? (?:it\b|\d+)"
+            r"|(?:record|set|updat|finali[sz])(?:e|ed|ing)? (?:it\b|\d+|(?:the|this|that|your) (?:new |net |room )*(?:price|rate|system)))",
+            r"^(?:[^.?!]{0,30}\b)?(?:happy|glad|pleased) to (?:accept|confirm|go with|take)\b",
+            r"\b\d+(?: yuan)? it is\b|\b\d+(?: yuan)?(?: is|'s) (?:ok|okay|fine|good|great|acceptable|perfect)\b",
             r"^(?:(?:yes|great|perfect|excellent|good|wonderful|thank you|thanks)\b[^.?]{0,30}?)?"
             r"\b(?:deal|agreed|accepted|confirmed|settled|done)\b",
             r"(?<!would )(?<!could )(?<!might )(?<!may )(?<!would be )(?<!could be )"
@@ -36,11 +39,14 @@ _HEDGE = re.compile(
     r"|n't\b",
     re.IGNORECASE,
 )
+_GRUDGING = re.compile(
+    r"\b(?:but|still|yet|however|high|higher|low|lower|instead)\b", re.IGNORECASE
+)
 _PROPOSING = re.compile(
     r"\b(?:could|can|would) (?:you|we|i)\b|\b(?:how|what) about\b|\bpropos|\bsuggest"
     r"|\bask(?:ing)? (?:for|you|whether|if)\b|\bhop(?:e|ing)\b|\bmeet (?:us |me )?(?:at|in)\b"
     r"|\bbring(?:ing)? (?:it|the|your|this)\b|\b(?:lower|reduc|adjust|drop|trim)|\bcome down\b"
-    r"|\baim|\bconsider|\blooking (?:for|at)\b|\bsettle (?:at|on)\b|\boffer\b|\bneed\b|\bmove to\b",
+    r"|\bsay,? \d|\bwould (?:put|bring|help|let|make|keep|allow|be)\b|\baim|\bconsider|\blooking (?:for|at)\b|\bsettle (?:at|on)\b|\boffer\b|\bneed\b|\bmove to\b",
     re.IGNORECASE,
 )
 _OFFERING = re.compile(
@@ -84,6 +90,13 @@ def accepts(sentence: str) -> bool:
     if found is None or text.rstrip().endswith("?"):
         return False
     return not _HEDGE.search(text[: found.end()]) and not re.search(r"\b(?:if|unless)\b", text)
+
+
+def takes(sentence: str, price: float) -> bool:
+    """Whether a sentence takes a named price as it is ("so that is 375 for the King")."""
+    text = _plain(sentence)
+    named = any(amount.value == price for amount in amounts(text))
+    return named and not (proposes(text) or _HEDGE.search(text) or _GRUDGING.search(text))
 
 
 def proposes(sentence: str) -> bool:

@@ -6,8 +6,8 @@ import re
 from typing import Literal
 
 from repo_ray.records import Prompt
-from repo_ray.rewards.rules.acts import accepts, offered, proposes
-from repo_ray.rewards.rules.facts import Facts, facts
+from repo_ray.rewards.rules.acts import accepts, offered, proposes, takes
+from repo_ray.rewards.rules.facts import Facts, Item, facts
 from repo_ray.rewards.rules.registry import rule
 from repo_ray.rewards.rules.text import Amount, amounts, sentences
 
@@ -116,7 +116,7 @@ def accept_at_target_missed(reply: str, prompt: Prompt) -> str | None:
     if known is None:
         return None
     for item in known.open_items:
-        if item.quote_at_target and not _accepted(reply, known, item.ticket):
+        if item.quote_at_target and not _accepted(reply, known, item):
             return f"the quote of {item.quote:g} for {item.ticket} is at or below {item.target_price:g} and is not accepted"
     return None
 
@@ -128,7 +128,7 @@ def accept_at_target(reply: str, prompt: Prompt) -> str | None:
     if known is None:
         return None
     due = [item for item in known.open_items if item.quote_at_target]
-    if due and all(_accepted(reply, known, item.ticket) for item in due):
+    if due and all(_accepted(reply, known, item) for item in due):
         return f"accepts {', '.join(item.ticket for item in due)} at or below target"
     return None
 
@@ -184,9 +184,10 @@ def _within_range(known: Facts, value: float) -> bool:
     )
 
 
-def _accepted(reply: str, known: Facts, ticket: str) -> bool:
+def _accepted(reply: str, known: Facts, item: Item) -> bool:
+    assert item.quote is not None
     return any(
-        accepts(sentence) and any(i.ticket == ticket for i in known.meant_by(sentence))
+        takes(sentence, item.quote) or (accepts(sentence) and item in known.meant_by(sentence))
         for sentence in sentences(reply)
     )
 
