@@ -81,7 +81,7 @@ def fit(
             )
         ],
         EngineSettings(
-            zero_stage=config.learner.zero_stage,
+            zero_stage=0,  # one rank has nothing to shard
             weight_decay=config.learner.weight_decay,
             warmup_steps=max(1, round(WARMUP_SHARE * total)),
             decay_steps=total,
