@@ -85,12 +85,18 @@ def chart_cards(
         ]
         series = [s for s in series if s.points]
         if series:
-            ends = [f"{_short(s.points[0][1])} → {_short(s.points[-1][1])}" for s in series]
-            legend = [(s.label, end) for s, end in zip(series, ends, strict=True)]
+            legend = [(s.label, _ends(s)) for s in series]
             cards.append(
                 {"title": title, "note": note, "legend": legend, "svg": line_chart(series, title)}
             )
     return cards
+
+
+def _ends(series: Series) -> str:
+    """Means of the first and of the last tenth of the steps; single steps are noise."""
+    values = [y for _, y in series.points]
+    tenth = max(1, len(values) // 10)
+    return f"{_short(sum(values[:tenth]) / tenth)} → {_short(sum(values[-tenth:]) / tenth)}"
 
 
 def measure_table(
@@ -308,7 +314,11 @@ def accounting(
 def run_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran, as (name, text)."""
     plain = ("model", "hardware", "config", "seed", "steps", "peak_memory_gib")
-    facts = [(k.replace("_", " "), _text(summary[k])) for k in plain if k in summary]
+    facts = [
+        (k.replace("_", " ").replace("gib", "GiB"), _text(summary[k]))
+        for k in plain
+        if k in summary
+    ]
     for group, unit in (("backends", ""), ("tokens_per_s", " tokens/s")):
         facts += [(f"{k}{unit}", _text(v)) for k, v in dict(summary.get(group, {})).items()]
     return facts
