@@ -1,0 +1,81 @@
+"""Replies with the truth of every judge criterion, known from how each reply was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from repo_ray.negotiation.dialogue import Turn
+from repo_ray.negotiation.grammar import Split
+from repo_ray.negotiation.pairs import SWAPS, turn_in
+from repo_ray.negotiation.replies import Reply, Style, compose
+from repo_ray.negotiation.situations import FINAL, OBJECTIONS, SILENT, Action, State
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledReply:
+    """One reply and which criteria apply to it."""
+
+    turn: Turn
+    reply: str
+    labels: dict[str, bool]
+    families: frozenset[str]
+
+
+#: (share, situations, actions): chosen so that each criterion is true of 15 to 85 percent.
+_MIX: tuple[tuple[int, tuple[str, ...], tuple[Action, ...]], ...] = (
+    (20, SILENT, ("accept", "close")),
+    (9, SILENT, ("check_in",)),
+    (14, ("settled",), ("accept_query", "check_in")),
+    (11, ("settled",), ("ask",)),
+    (8, ("settled",), ("close",)),
+    (9, ("quote_low", "agree"), ("ask",)),
+    (4, ("agree",), ("check_in",)),
+    (9, ("quote_low", "agree", "hold"), ("accept", "accept_query")),
+    (10, ("interest", *OBJECTIONS, "quote_high"), ("ask",)),
+    (4, ("ready",), ("evidence",)),
+    (3, ("greet",), ("introduce",)),
+    (5, FINAL, ("escalate",)),
+)
+_WRONG_STAGE_SHARE = 0.08
+
+
+def labelled_reply(split: Split, rng: Random) -> LabelledReply:
+    """A reply of any quality with its labels."""
+    if rng.random() < _WRONG_STAGE_SHARE:
+        cases = [c for pair in SWAPS for c in pair if c.defect in ("wrong_stage", "gave_up_price")]
+        case = rng.choice(cases)
+        situations, action = case.situations, case.wrong
+    else:
+        _, situations, actions = rng.choices(_MIX, [m[0] for m in _MIX])[0]
+        action = rng.choice(actions)
+    turn = turn_in(rng.choice(situations), split, rng)
+    pressure = action in ("ask", "check_in") and rng.random() < 0.25
+    reason = not pressure and rng.random() < 0.7
+    promise = reason and rng.random() < 0.42
+    caution = not (pressure or promise) and rng.random() < 0.2
+    style = Style(rng.random() < 0.5, reason, promise, caution, pressure)
+    reply = compose(turn.state, action, style, split, rng)
+    return LabelledReply(
+        turn, reply.text, labels(turn.state, reply), turn.families | reply.families
+    )
+
+
+def labels(state: State, reply: Reply) -> dict[str, bool]:
+    """The truth of every criterion of `defects.CRITERIA` for this reply in this state."""
+    action, situation = reply.action, state.situation
+    settled = {i.ticket for i in state.due_items} | set(state.agreed)
+    spoken = {i.ticket for i in reply.items}
+    pursuing = action == "ask" and bool(spoken & settled)
+    again = (situation == "settled" and action in ("accept_query", "check_in")) or (
+        situation == "agree" and action == "check_in"
+    )
+    return {
+        "sop_compliance": action in state.spec.actions,
+        "emotional_value": reply.style.empathy,
+        "persuasion_style": reply.persuades,
+        "over_promising": reply.style.promise,
+        "repeated_confirmation": again,
+        "still_pursuing_price": pursuing,
+        "misread_silence": situation in SILENT and action in ("accept", "close"),
+    }
