@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from repo_ray.evaluation.evaluate import SKILLS
-from repo_ray.evaluation.gold.defects import gold_issues_for
+from repo_ray.evaluation.gold.defects import shows_defect
 
 Row = Mapping[str, Any]
 Unit = Literal["rating", "share", "score", "words", "tokens", "reward"]
@@ -74,17 +74,16 @@ def _provoked(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["issue"]]
 
 
-def _shown(row: Row) -> list[dict[str, str]]:
-    """Serious findings that are the row's known failure."""
-    ids = gold_issues_for(row["issue"])
-    return [i for i in _issues(row) if i["id"] in ids and i["severity"] in SERIOUS]
+def _shown(row: Row) -> bool:
+    """Whether the reply shows the row's known failure, however severe."""
+    return any(shows_defect(row["issue"], i["id"], i["severity"]) for i in _issues(row))
 
 
 def _outcome(rows: Sequence[Row]) -> str | None:
     """`clean`, `fixed_with_major`, `unresolved` or `severe_unresolved`; None without an issue.
 
-    Judged over the turns that carry an issue. Fixed: none of them shows the known failure as a
-    major or severe finding; clean: nor any other major or severe finding. Severe unresolved: not
+    Judged over the turns that carry an issue. Fixed: none of them shows the known failure;
+    clean: nor any other major or severe finding. Severe unresolved: not
     fixed, with a severe finding among those turns.
     """
     turns = _provoked(rows)

@@ -333,3 +333,16 @@ def test_gold_shares_no_word_list_with_rewards_or_data_builder() -> None:
                 for mine_path, mine in own:
                     shared = len(mine & theirs) / len(mine | theirs)
                     assert shared < 0.5, (mine_path, path, sorted(mine & theirs))
+
+
+def test_every_defect_of_the_data_builder_has_gold_issues() -> None:
+    from repo_ray.evaluation.gold.defects import GOLD_ISSUES
+    from repo_ray.negotiation.defects import DEFECTS
+
+    ids = set(DEFECTS) if isinstance(DEFECTS, dict) else {d.id for d in DEFECTS}
+    assert ids <= set(GOLD_ISSUES)
+    source = "".join(p.read_text() for p in (PACKAGE / "evaluation" / "gold").glob("*_checks.py"))
+    source += (PACKAGE / "evaluation" / "gold" / "judge.py").read_text()
+    for defect, issues in GOLD_ISSUES.items():
+        for issue in issues:
+            assert f'"{issue}"' in source, f"{defect}: no check yields {issue}"

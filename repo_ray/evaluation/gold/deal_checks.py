@@ -143,6 +143,8 @@ def _item_issues(
     if item.agreed:
         if _explicit_push(reply, item):
             yield Issue("reopened_settled", "major", f"{name} is settled and is pushed again")
+        elif _asks_again(reply, item):
+            yield Issue("reconfirms_settled", "minor", f"{name} is settled and is asked again")
         return
     at_target = item.quote is not None and item.target is not None and item.quote <= item.target
     if at_target and not (accepts(reply, item, scenario) and not pushes(reply, item, scenario)):
@@ -151,6 +153,15 @@ def _item_issues(
             "major",
             f"{name}: {item.quote} is at or below the hoped {item.target} and is not taken",
         )
+
+
+def _asks_again(reply: Reply, item: Item) -> bool:
+    """A settled price is put as a question once more."""
+    return any(
+        s.act == "confirms"
+        and (item.ticket in s.tickets or item.quote in {m.value for m in s.mentions})
+        for s in reply.sentences
+    )
 
 
 def _explicit_push(reply: Reply, item: Item) -> bool:

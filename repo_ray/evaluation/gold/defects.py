@@ -6,29 +6,41 @@ preference pair); nothing is imported from the code that makes them.
 
 from __future__ import annotations
 
-from repo_ray.evaluation.gold.verdict import EFFECTIVENESS, FLUENCY, SCOPE, WORKFLOW
-
 GOLD_ISSUES: dict[str, frozenset[str]] = {
     defect: frozenset(issues.split())
     for defect, issues in {
-        "wrong_number": "invented_amount wrong_fact_amount ticket_mixup invented_statistic wrong_date price_kind_mixup",
-        "invented_number": "invented_amount wrong_fact_amount invented_statistic",
-        "price_outside_mandate": "commits_above_mandate asks_above_mandate",
+        "wrong_number": "invented_amount wrong_fact_amount ticket_mixup price_kind_mixup "
+        "invented_statistic wrong_date false_comparison",
+        "invented_number": "invented_amount wrong_fact_amount invented_statistic unreachable_ask",
         "selling_net_confusion": "price_kind_mixup wrong_fact_amount",
+        "price_outside_mandate": "commits_above_mandate asks_above_mandate",
+        "wrong_stage": "stage_action_missing price_not_pursued assumed_consent reopened_settled",
         "not_accepting_at_target": "acceptance_missed",
         "consent_from_silence": "assumed_consent",
+        "misread_silence": "assumed_consent",
         "ticket_missed": "ticket_left_out",
+        "repeated_confirmation": "reconfirms_settled",
+        "gave_up_price": "price_not_pursued stage_action_missing",
+        "still_pushing_after_accept": "reopened_settled acceptance_missed",
+        "repeated_script": "script_repeat repetition",
         "over_promising": "over_promise invented_statistic",
         "blunt_pressure": "pressure",
-        "repeated_script": "script_repeat repetition",
-        "leaked_internal": "internal_limit_disclosed internal_term reasoning_shown prompt_echo",
-        "format_breakage": "markup speaks_for_hotelier placeholder unfinished garbled reasoning_shown",
+        "no_empathy": "objection_unheard pressure",
+        "bare_demand": "evidence_missing pressure",
+        "leaked_internal": "internal_limit_disclosed internal_term prompt_echo",
+        "leaked_reasoning": "reasoning_shown",
+        "mixed_language": "foreign_script",
+        "format_breakage": "markup speaks_for_hotelier placeholder unfinished garbled "
+        "reasoning_shown",
+        "over_long": "over_long repetition",
     }.items()
 }
 
-ALL_ISSUES = FLUENCY | WORKFLOW | EFFECTIVENESS | SCOPE
 
+def shows_defect(defect: str | None, issue: str, severity: str) -> bool:
+    """Whether a finding is the defect that a row names.
 
-def gold_issues_for(defect: str | None) -> frozenset[str]:
-    """Gold issue ids that show the defect; every id for a defect that this table does not know."""
-    return GOLD_ISSUES.get(defect or "", ALL_ISSUES)
+    For a defect that the table does not know, any major or severe finding is.
+    """
+    known = GOLD_ISSUES.get(defect or "")
+    return issue in known if known is not None else severity in ("major", "severe")
