@@ -43,7 +43,7 @@ def engine_environment(config: Config) -> dict[str, str]:
     """Variables that an engine's process must be started with (vLLM reads them at import)."""
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",  # the model is always a local folder
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -136,9 +136,16 @@ class RolloutEngine:
         from vllm.sampling_params import RequestOutputKind
 
         sampling = self._config.sampling
+        new_tokens = max_new_tokens or sampling.max_new_tokens
+        limit = self._config.rollout.max_model_len
+        if len(prompt_token_ids) + new_tokens > limit:
+            raise ValueError(
+                f"sample {sample_id}: {len(prompt_token_ids)} prompt tokens and up to {new_tokens} "
+                f"new ones do not fit into rollout.max_model_len ({limit})"
+            )
         parameters = SamplingParams(
             n=1,
-            max_tokens=max_new_tokens or sampling.max_new_tokens,
+            max_tokens=new_tokens,
             temperature=sampling.temperature if temperature is None else temperature,
             top_p=1.0,
             top_k=0,
@@ -294,6 +301,7 @@ class RolloutEngine:
             "logprobs_mode": "processed_logprobs",
             "worker_extension_cls": "repo_ray.rollouts.worker.PublicationExtension",
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
         }
         if rollout.pool.gpus:
             arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
@@ -346,6 +354,7 @@ class RolloutEngine:
         return await self._ask("collective_rpc", method, args=args)
 
     def _refuse_unverified(self) -> None:
+        self.check()  # a push that failed because the core died is the core's failure
         if self._failure:
             raise PublicationError(f"{self._failure}; nothing is sampled until a push succeeds")
 
