@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from repo_ray.actors.control import namespace
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
+from repo_ray.models.actor_critic import TokenSequence
 from repo_ray.records import Experience
 
 
@@ -46,8 +48,14 @@ class LearnerActor:
     def adapter_blob(self, name: str) -> bytes:
         return self._learner.adapter_blob(name)
 
-    def probe(self, blob: bytes, samples: list[tuple[list[int], list[int]]]) -> list[list[float]]:
-        return self._learner.probe(blob, samples)
+    def probe(self, blob: bytes, samples: Sequence[TokenSequence]) -> list[list[float]]:
+        """Log-probs (nats) of given replies under another policy adapter; the own one returns."""
+        policy = self._learner.adapter_blob("policy")
+        self._learner.set_policy(blob)
+        try:
+            return self._learner.logprobs_of(samples)
+        finally:
+            self._learner.set_policy(policy)
 
     def save(self, folder: Path) -> None:
         self._learner.save(folder)
@@ -100,9 +108,7 @@ class LearnerGroup:
     async def adapter_blob(self, name: str) -> bytes:
         return await self._all("adapter_blob", name)
 
-    async def probe(
-        self, blob: bytes, samples: list[tuple[list[int], list[int]]]
-    ) -> list[list[float]]:
+    async def probe(self, blob: bytes, samples: Sequence[TokenSequence]) -> list[list[float]]:
         """Log-probs of given replies under another policy adapter (the canary)."""
         return await self._all("probe", ray.put(blob), samples)
 

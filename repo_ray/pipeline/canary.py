@@ -45,8 +45,8 @@ async def run_canary(
         )
     )
     probes = [(list(r.prompt_token_ids), list(r.token_ids)) for r in samples]
-    peft_before = await learner.probe(zero, probes)
-    peft_after = await learner.probe(canary, probes)
+    peft_before = await learner.probe(zero, samples)
+    peft_after = await learner.probe(canary, samples)
     before = await rollout.broadcast("probe", probes)
     await publisher.push(rollout, canary, CANARY_VERSION)
     after = await rollout.broadcast("probe", probes)

@@ -16,37 +16,35 @@ from ray.actor import ActorHandle
 from repo_ray.actors.control import namespace, start_control
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
-from repo_ray.config.settings import DataConfig, SupervisedConfig
-from repo_ray.data.reader import read_prompts
-from repo_ray.models.adapters import save_adapter
+from repo_ray.config.settings import SupervisedConfig
+from repo_ray.data.reader import read_hidden, read_prompts
+from repo_ray.evaluation.evaluate import gold_curve
+from repo_ray.evaluation.report import ReportData, write_report
+from repo_ray.models.adapters import build_blob, parse_adapter, save_adapter
 from repo_ray.models.chat import encode_prompt
 from repo_ray.models.loading import load_tokenizer, resolve_model
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.evaluation import evaluate_columns
 from repo_ray.pipeline.progress import Display
-from repo_ray.pipeline.run_folder import RunFolder, fingerprint
-from repo_ray.pipeline.summary import MemoryWatch, write_summary
+from repo_ray.pipeline.run_folder import RunFolder, fingerprint, write_json
+from repo_ray.pipeline.summary import MemoryWatch, summarise
 from repo_ray.records import Prompt
+from repo_ray.rollouts.publication import EngineState
 from repo_ray.training.checkpoints import latest_checkpoint
 from repo_ray.training.loop import Controller, Outcome, RunError
+from repo_ray.training.metrics import read_metrics
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import Folders, System
+from repo_ray.training.trajectories import read_trajectories
 
 #: The warm start's adapter inside its folder, on the wire format of `models.adapters`.
 BLOB = "adapter.safetensors"
-#: File of each data set inside the run's data folder, by the setting that may replace it.
-BUILT = {
-    "prompts": "prompts.parquet",
-    "preferences": "preferences.parquet",
-    "sft": "sft.parquet",
-    "verdicts": "verdicts.parquet",
-    "online": "online.parquet",
-    "badcases": "badcases.parquet",
-}
+#: Settings of `data` that name a data set, and its file name where it is built.
+DATA_SETS = ("prompts", "preferences", "sft", "verdicts", "online", "badcases")
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - an outcome, not an error
     """The run was asked to stop (SIGTERM); what is done is saved, `--resume` continues."""
 
 
@@ -58,20 +56,20 @@ class Pipeline:
     folder: RunFolder
     display: Display
 
-    async def main(self) -> dict[str, Any]:
-        """Runs every phase that is not done yet; returns the summary.
+    async def main(self) -> Path:
+        """Runs every phase that is not done yet; returns the report's path.
 
         Raises `Stopped`, and every error of the phases with a message for people.
         """
         self._task = asyncio.current_task()
         self._controller: Controller | None = None
+        self._canary: dict[str, Any] = {}
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop)
         control = start_control(self.config.run.name)
-        memory = MemoryWatch()
         try:
-            with memory:
+            with MemoryWatch() as memory:
                 return await self._phases(control, memory)
         except asyncio.CancelledError:
             raise Stopped from None
@@ -87,49 +85,95 @@ class Pipeline:
         elif self._task is not None:
             self._task.cancel()
 
-    async def _phases(self, control: ActorHandle, memory: MemoryWatch) -> dict[str, Any]:
+    async def _phases(self, control: ActorHandle, memory: MemoryWatch) -> Path:
         config = self.config
         data = await self._data()
         with self.display.phase("model", f"preparing {config.model.path}"):
             model = await asyncio.to_thread(resolve_model, config.model.path)
         self.display.done(str(model))
         encode = self._encoder(model)
-        prompts = read_prompts(_path(data.prompts), split="train")
+        prompts = read_prompts(data["prompts"], split="train")
         self._refuse_long(prompts, encode)
         schedule = Schedule.of(prompts, config.run)
 
-        warm_start = await self._stage("warm_start", config.warm_start, model, data)
+        warm_start = await self._stage("warm_start", config.warm_start, model, data["sft"])
         folders = Folders(model, None, None)
         if config.reward_model.enabled:
-            done = await self._stage("reward_model", config.train_reward_model, model, data)
+            done = await self._stage(
+                "reward_model", config.train_reward_model, model, data["preferences"]
+            )
             folders = replace(folders, reward_model=done)
         if config.judge.enabled and config.judge.kind == "local":
-            done = await self._stage("judge", config.train_judge, model, data)
+            done = await self._stage("judge", config.train_judge, model, data["verdicts"])
             folders = replace(folders, judge=done)
-        policy = (warm_start / BLOB).read_bytes() if warm_start else None
+        start = (warm_start / BLOB).read_bytes() if warm_start else None
 
         system = System(config, folders)
         try:
-            outcome = await self._train(system, policy, schedule, encode, control)
-            columns = await evaluate_columns(
-                config, self.folder, system, encode, data, policy, self.display
+            outcome = await self._train(system, start, schedule, encode, control)
+            trained = (self.folder.policy / BLOB).read_bytes()
+            columns = {"base": _zero(trained)}
+            if start is not None:
+                columns["warm start"] = start
+            columns["REPO"] = trained
+            with self.display.phase("evaluation", "replies of every column"):
+                rows = await evaluate_columns(
+                    config, self.folder, system, encode, data, columns, outcome.step, self.display
+                )
+            self.display.done(
+                f"{sum(map(len, rows.values()))} replies judged by the gold evaluator"
             )
+            engines = list((await system.rollout.broadcast("state")).values())
         finally:
             await system.stop()
-        return write_summary(
-            config, self.folder, outcome, system, columns, self.display.seconds, memory
+        return self._report(outcome, rows, engines, system, data, memory)
+
+    def _report(
+        self,
+        outcome: Outcome,
+        rows: dict[str, list[dict[str, Any]]],
+        engines: list[EngineState],
+        system: System,
+        data: dict[str, Path],
+        memory: MemoryWatch,
+    ) -> Path:
+        """Writes `summary.json` and `report.html` from the run's files."""
+        for name, seconds in self.display.seconds.items():
+            if name not in self.folder.phases():
+                self.folder.finish_phase(name, "", seconds, {})
+        root = self.folder.root
+        metrics = read_metrics(root)
+        wanted = ["step", "prompt_id", "messages", "context", "reply"]
+        curve = gold_curve(
+            read_trajectories(self.folder.trajectories, wanted), read_hidden(data["prompts"])
         )
+        assert system.publisher.current is not None
+        summary = summarise(
+            self.config,
+            outcome,
+            metrics,
+            rows,
+            curve,
+            system.publisher.current,
+            engines,
+            self._canary,
+            self.folder.phases(),
+            memory.peak_gib,
+        )
+        write_json(root / "summary.json", summary)
+        report = ReportData(
+            summary, metrics, rows, curve, self.config.evaluation.bootstrap, self.config.run.seed
+        )
+        write_report(root / "report.html", report)
+        return root / "report.html"
 
     # --- phases -------------------------------------------------------------------------
 
-    async def _data(self) -> DataConfig:
-        """Builds what the config does not name; returns the paths of all data sets."""
+    async def _data(self) -> dict[str, Path]:
+        """The path of every data set; those that the config does not name are built."""
         config, given = self.config, self.config.data
-        built = {k: self.folder.data / file for k, file in BUILT.items()}
-        paths = given.model_copy(
-            update={k: path for k, path in built.items() if getattr(given, k) is None}
-        )
-        if all(getattr(given, k) is not None for k in BUILT):
+        paths = {k: getattr(given, k) or self.folder.data / f"{k}.parquet" for k in DATA_SETS}
+        if all(getattr(given, k) is not None for k in DATA_SETS):
             return paths
 
         async def build() -> dict[str, int]:
@@ -139,11 +183,11 @@ class Pipeline:
 
         key = fingerprint(config.run.seed, given.build_preferences)
         counts = await self._once("data", "building the negotiation data", key, build)
-        self._say("data", ", ".join(f"{v:,} {k}" for k, v in counts.items()))
+        self.display.done(", ".join(f"{v:,} {k}" for k, v in counts.items()), "data")
         return paths
 
     async def _stage(
-        self, stage: Stage, settings: SupervisedConfig | None, model: Path, data: DataConfig
+        self, stage: Stage, settings: SupervisedConfig | None, model: Path, rows: Path
     ) -> Path | None:
         """Runs one supervised stage, or takes the checkpoint that the config names."""
         config = self.config
@@ -154,10 +198,10 @@ class Pipeline:
         }[stage]
         if given is not None or settings is None:
             return given
-        rows, what = {
-            "warm_start": (data.sft, "warm start: supervised fine-tuning of the policy adapter"),
-            "reward_model": (data.preferences, "training the reward model on preference pairs"),
-            "judge": (data.verdicts, "tuning the judge on labelled verdicts"),
+        what = {
+            "warm_start": "warm start: supervised fine-tuning of the policy adapter",
+            "reward_model": "training the reward model on preference pairs",
+            "judge": "tuning the judge on labelled verdicts",
         }[stage]
         out: Path = getattr(self.folder, stage)
 
@@ -171,7 +215,7 @@ class Pipeline:
             ).remote()
             try:
                 work = asyncio.ensure_future(
-                    _result(trainer.train.remote(stage, config, model, _path(rows), out))
+                    _result(trainer.train.remote(stage, config, model, rows, out))
                 )
                 while not work.done():
                     await asyncio.wait({work}, timeout=0.5)
@@ -183,15 +227,15 @@ class Pipeline:
                 ray.kill(trainer)
 
         key = fingerprint(
-            settings.model_dump(),
-            config.lora.model_dump(),
-            config.model.model_dump(),
+            settings.model_dump(mode="json"),
+            config.lora.model_dump(mode="json"),
+            config.model.model_dump(mode="json"),
             config.run.seed,
             str(rows),
             str(config.judge.rubric) if stage == "judge" else "",
         )
         result = await self._once(stage, what, key, train)
-        self._say(stage, str(result.get("text", "")))
+        self.display.done(_STAGE_LINES[stage](result), stage)
         return out
 
     async def _train(
@@ -208,8 +252,10 @@ class Pipeline:
             await system.start(policy, display.line, checkpoint and checkpoint.folder)
         display.done("all actors are ready")
         with display.phase("canary", "checking that the engines sample what is pushed to them"):
-            canary = await run_canary(config, system, schedule, encode, checkpoint)
-        display.done(canary)
+            self._canary = await run_canary(config, system, schedule, encode, checkpoint)
+        moved = min(report["engine_moved"] for report in self._canary.values())
+        off = max(report["canary_difference"] for report in self._canary.values())
+        display.done(f"moved log-probs by {moved:.2f} nats, {off:.3f} from what PEFT says")
         with display.phase("repo", "sampling the first batch"):
             self._controller = Controller(
                 config,
@@ -251,9 +297,6 @@ class Pipeline:
         self.folder.finish_phase(name, key, time.monotonic() - began, result)
         return result
 
-    def _say(self, name: str, text: str) -> None:
-        self.display.done(text, name)
-
     def _encoder(self, model: Path) -> Callable[[Prompt], list[int]]:
         tokenizer = load_tokenizer(model)
         thinking = self.config.model.thinking
@@ -270,9 +313,46 @@ class Pipeline:
                 )
 
 
-def _path(path: Path | None) -> Path:
-    assert path is not None  # filled by `_data`
-    return path
+def _zero(blob: bytes) -> bytes:
+    """An adapter of the same shape that changes nothing: the base as a column."""
+    adapter = parse_adapter(blob)
+    tensors = {
+        f"{path}.lora_{name}.weight": matrix * 0
+        for path, pair in adapter.modules.items()
+        for name, matrix in zip("AB", pair, strict=True)
+    }
+    return build_blob(tensors, adapter.rank, adapter.alpha)
+
+
+def _warm_start_line(result: dict[str, Any]) -> str:
+    heldout = result["heldout_loss"]
+    return f"{result['rows']} demonstrations, loss {result['train_loss']:.2f}" + (
+        f", held out {heldout:.2f}" if heldout is not None else ""
+    )
+
+
+def _reward_model_line(card: dict[str, Any]) -> str:
+    heldout = card["heldout"]
+    return f"{card['train_pairs']} pairs" + (
+        f", held-out accuracy {heldout['accuracy']:.1%} on {heldout['pairs']} pairs, "
+        f"calibration error {heldout['calibration_error']:.3f}"
+        if heldout
+        else ""
+    )
+
+
+def _judge_line(card: dict[str, Any]) -> str:
+    aucs = {k: c["auc"] for k, c in card["criteria"].items()}
+    return f"{card['train_verdicts']} verdicts, held-out AUC " + ", ".join(
+        f"{k} {v:.2f}" if v is not None else f"{k} unknown" for k, v in aucs.items()
+    )
+
+
+_STAGE_LINES: dict[Stage, Callable[[dict[str, Any]], str]] = {
+    "warm_start": _warm_start_line,
+    "reward_model": _reward_model_line,
+    "judge": _judge_line,
+}
 
 
 async def _result(ref: Any) -> Any:

@@ -102,7 +102,7 @@ class Collector:
                 ledger.count_score(score)
             failed = [s for s in scores if not s.valid]
             if not failed:
-                return Experience(prompt, rollout, scores, self._reward(scores))
+                return Experience(prompt, rollout, scores, self.reward(scores))
             last_cause = f"{failed[0].source}: {cause(failed[0].error)}"
         ledger.dropped[last_cause] += 1
         return None
@@ -123,7 +123,8 @@ class Collector:
 
         return tuple(await asyncio.gather(*(one(s) for s in SOURCES if s in self._scorers)))
 
-    def _reward(self, scores: Sequence[Score]) -> Reward:
+    def reward(self, scores: Sequence[Score]) -> Reward:
+        """The combined reward of valid scores; a source that is off contributes nothing."""
         values = {s.source: s.value for s in scores if s.value is not None}
         return combine(
             self._config.enhancement,

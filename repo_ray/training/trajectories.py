@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ def trajectory_path(folder: Path, step: int) -> Path:
 def write_trajectories(
     folder: Path, step: int, batch: Sequence[Experience], update: UpdateResult
 ) -> Path:
-    """One Parquet file per step, one row per sample; replaced whole or not at all."""
+    """One Parquet file per step, one row per sample; replaced whole or not at all.
+
+    Where the update was skipped, the learner's columns are null.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        {**_row(step, experience), **arrays}
-        for experience, arrays in zip(batch, update.trajectories, strict=True)
-    ]
+    learned = {sample.sample_id: asdict(sample) for sample in update.samples}
+    rows = [{**_row(step, e), **learned.get(e.rollout.sample_id, {})} for e in batch]
     path = trajectory_path(folder, step)
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(rows, schema=TRAJECTORIES_SCHEMA), partial)

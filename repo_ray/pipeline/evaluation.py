@@ -1,0 +1,97 @@
+"""The last phase: every column's replies to the evaluation dialogues, judged by the gold evaluator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from repo_ray.config import Config
+from repo_ray.data.reader import DialogueTurn, read_dialogues
+from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
+from repo_ray.pipeline.progress import Display
+from repo_ray.pipeline.run_folder import RunFolder
+from repo_ray.records import Prompt, Rollout, Score
+from repo_ray.training.collect import Collector, sampling_seed
+from repo_ray.training.system import System
+
+ONLINE, BADCASES = "online", "badcases"
+#: Dialogues whose replies are also scored by reward model and judge, for the report's examples.
+EXAMPLE_DIALOGUES = 3
+
+
+async def evaluate_columns(
+    config: Config,
+    folder: RunFolder,
+    system: System,
+    encode: Callable[[Prompt], list[int]],
+    data: Mapping[str, Path],
+    policies: Mapping[str, bytes],
+    version: int,
+    display: Display,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of `EVALUATION_SCHEMA` by column; each column's adapter is pushed and verified.
+
+    `policies` maps a column (`base`, `warm_start`, `repo`) to its adapter blob. Replies are
+    sampled as in training, with the same seeds in every column. `version` is the last one used.
+    """
+    collector = Collector(config, system.rollout, system.scorers, encode)
+    sets = {
+        ONLINE: _selected(data[ONLINE], config.evaluation.online_dialogues, config),
+        BADCASES: _selected(data[BADCASES], config.evaluation.badcase_dialogues, config),
+    }
+    total = len(policies) * sum(map(len, sets.values()))
+    done = 0
+    columns: dict[str, list[dict[str, Any]]] = {}
+    folder.evaluation.mkdir(exist_ok=True)
+
+    async def reply(column: str, name: str, row: DialogueTurn, explain: bool) -> GeneratedReply:
+        nonlocal done
+        sample_id = f"evaluation-{name}-{row.dialogue_id}-{row.turn}"
+        rollout: Rollout = await system.rollout.call(
+            "sample",
+            f"{column}-{sample_id}",
+            row.prompt.prompt_id,
+            0,
+            encode(row.prompt),
+            sampling_seed(config.run.seed, sample_id),
+        )
+        scores: tuple[Score, ...] = ()
+        if explain:
+            scores = await collector.score(row.prompt, rollout.text)
+        elif "rules" in system.scorers:
+            scores = (await system.scorers["rules"].call("score", row.prompt, rollout.text),)
+        reward = collector.reward(scores) if explain and all(s.valid for s in scores) else None
+        done += 1
+        display.update(done, total, f"{column}: reply {done} of {total}")
+        return GeneratedReply(
+            rollout.text, rollout.finish_reason, len(rollout.token_ids), scores, reward
+        )
+
+    for column, blob in policies.items():
+        version += 1
+        await system.publisher.push(system.rollout, blob, version)
+        rows: list[dict[str, Any]] = []
+        for name, turns in sets.items():
+            explained = set(list(dict.fromkeys(t.dialogue_id for t in turns))[:EXAMPLE_DIALOGUES])
+            replies = await asyncio.gather(
+                *(reply(column, name, turn, turn.dialogue_id in explained) for turn in turns)
+            )
+            rows += evaluate_rows([t.row() for t in turns], replies, name)
+        save_evaluation(folder.evaluation, column, rows)
+        columns[column] = rows
+    return columns
+
+
+def _selected(path: Path, dialogues: int, config: Config) -> list[DialogueTurn]:
+    """The first dialogues of a set; of each, the turns that provoke its issue come first."""
+    by_dialogue: dict[str, list[DialogueTurn]] = {}
+    for turn in read_dialogues(path):
+        by_dialogue.setdefault(turn.dialogue_id, []).append(turn)
+    limit = config.evaluation.turns_per_dialogue
+    chosen: list[DialogueTurn] = []
+    for turns in list(by_dialogue.values())[:dialogues]:
+        kept = sorted(turns, key=lambda t: (not t.issue, t.turn))[:limit]
+        chosen += sorted(kept, key=lambda t: t.turn)
+    return chosen
