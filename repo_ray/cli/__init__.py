@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from repo_ray.cli import config, plan
+from repo_ray.cli import config, doctor, plan
 from repo_ray.cli.console import user_errors
 from repo_ray.config import ConfigError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("plan")(plan.command)
+app.command("doctor")(doctor.command)
 app.command("config")(config.command)
 
 

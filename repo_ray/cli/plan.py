@@ -28,10 +28,11 @@ def command(
 ) -> None:
     """Print what a config would run where, memory included; refuse what cannot fit."""
     settings = load_config(config, overrides or ())
+    here = machine()
     cluster = Cluster(
         nodes=nodes,
-        cpus=float(os.cpu_count() or 1) if cpus is None else cpus,
-        memory_gib=_main_memory_gib() if memory_gib is None else memory_gib,
+        cpus=here.cpus if cpus is None else cpus,
+        memory_gib=here.memory_gib if memory_gib is None else memory_gib,
         gpus=gpus,
         gpu_memory_gib=gpu_memory_gib if gpus else 0.0,
     )
@@ -41,5 +42,7 @@ def command(
         )
 
 
-def _main_memory_gib() -> float:
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+def machine() -> Cluster:
+    """This machine as a cluster of one node, its GPUs left out."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return Cluster(nodes=1, cpus=float(os.cpu_count() or 1), memory_gib=round(memory, 1))

@@ -128,15 +128,13 @@ def kv_tokens(config: Config, architecture: Architecture, kv_bytes: int) -> int:
     return kv_bytes * parts // (architecture.kv_bytes_per_token * dtype_bytes(config) // 2)
 
 
-def scorer(config: Config, architecture: Architecture, batch_tokens: int, gpus: float) -> Items:
-    """One reward-model or local-judge actor: its own base, one adapter, forward passes only."""
+def scorer(config: Config, architecture: Architecture, gpus: float) -> Items:
+    """One reward-model or local-judge actor: its own base with the adapter merged, forward only."""
     width = dtype_bytes(config)
-    adapter = architecture.lora_parameters(config.lora.rank, config.lora.target_modules)
     # The widest moment of a layer: residual, norm in float32, gate, up and their product.
     widest = (width + 4) * architecture.hidden + 3 * width * architecture.intermediate
     return {
         "base weights": width * architecture.parameters,
-        "adapter": 4 * adapter,
-        "activations": batch_tokens * widest,
+        "activations": config.reward_model.batch_tokens * widest,
         "process": CUDA_PROCESS if gpus else CPU_PROCESS,
     }

@@ -36,44 +36,38 @@ def plan(config: Config, architecture: Architecture, cluster: Cluster) -> Plan:
     engine = memory.engine(config, architecture, _device_gib(config, cluster) * GIB)
     kv_tokens = memory.kv_tokens(config, architecture, engine["KV cache"])
     _check_engine(config, architecture, cluster, engine, kv_tokens)
+    items = {
+        "learner": memory.learner(config, architecture),
+        "rollout": engine,
+        "reward_model": memory.scorer(config, architecture, config.reward_model.pool.gpus),
+        "judge": memory.scorer(config, architecture, config.judge.pool.gpus)
+        if config.judge.kind == "local"
+        else _LIGHT,
+        "rules": _LIGHT,
+    }
     bundles = [
-        Bundle(
-            f"learner-{rank}",
-            config.learner.cpus,
-            config.learner.gpus,
-            memory.learner(config, architecture),
-        )
-        for rank in range(config.learner.world_size)
+        Bundle(f"{role}-{i}", cpus, gpus, items[role])
+        for role, count, cpus, gpus in reservations(config)
+        for i in range(count)
     ]
-    bundles += _pool("rollout", config.rollout.pool, engine)
-    if config.reward_model.enabled:
-        settings = config.reward_model
-        bundles += _pool(
-            "reward_model",
-            settings.pool,
-            memory.scorer(config, architecture, settings.batch_tokens, settings.pool.gpus),
-        )
-    if config.judge.enabled:
-        local = config.judge.kind == "local"
-        items = (
-            # The transcript once, and a question per criterion behind it.
-            memory.scorer(
-                config, architecture, config.rollout.max_model_len, config.judge.pool.gpus
-            )
-            if local
-            else _LIGHT
-        )
-        bundles += _pool("judge", config.judge.pool, items)
-    if config.rules.enabled:
-        bundles += _pool("rules", config.rules.pool, _LIGHT)
     places = place(bundles, cluster)
     return Plan(
         architecture, cluster, tuple(places), kv_tokens, _remarks(config, cluster, kv_tokens)
     )
 
 
-def _pool(role: str, pool: PoolConfig, items: Items) -> list[Bundle]:
-    return [Bundle(f"{role}-{i}", pool.cpus, pool.gpus, items) for i in range(pool.replicas)]
+def reservations(config: Config) -> list[tuple[str, int, float, float]]:
+    """Role, number of actors, CPUs and GPUs of each: what the run reserves from Ray."""
+    learner = config.learner
+    roles = [("learner", learner.world_size, learner.cpus, learner.gpus)]
+    pools: list[tuple[str, bool, PoolConfig]] = [
+        ("rollout", True, config.rollout.pool),
+        ("reward_model", config.reward_model.enabled, config.reward_model.pool),
+        ("judge", config.judge.enabled, config.judge.pool),
+        ("rules", config.rules.enabled, config.rules.pool),
+    ]
+    roles += [(role, pool.replicas, pool.cpus, pool.gpus) for role, on, pool in pools if on]
+    return roles
 
 
 def _device_gib(config: Config, cluster: Cluster) -> float:
