@@ -68,8 +68,13 @@ TWO = negotiation(
     "380 and 300, fine.", stage="confirm", items=(KING, TWIN), quotes={"T1": 380, "T2": 300}
 )
 TWO_ONE_AGREED = negotiation(
-    "300 for the other.", stage="confirm", items=(KING, TWIN), quotes={"T2": 300}, agreed=["T1"]
+    "300 for the other.",
+    stage="confirm",
+    items=(KING, TWIN),
+    quotes={"T1": 380, "T2": 300},
+    agreed=["T1"],
 )
+SETTLED = negotiation("Good.", stage="close", quotes={"T1": 380}, agreed=["T1"])
 SILENT = negotiation("...")
 VAGUE = negotiation("Hmm, let me think about it.")
 CLEAR = negotiation("Yes, agreed, 380 it is.", quotes={"T1": 380})
@@ -118,6 +123,9 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("We can pay 410 per night.", ASK),
             ("Could we settle at 400 for now?", ASK),
             ("We agree to 320 for T2.", TWO),
+            ("Could you do 380 for the King and 320 for the Twin?", TWO),
+            ("We suggest a net price of 439, could you consider it?", ASK),
+            ("Could you come a little closer, from 410 to 405?", QUOTED_HIGH),
         ],
         [
             ("We accept 390, thank you.", QUOTED_MIDDLE),
@@ -128,8 +136,36 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("Could you confirm whether 405 is your best?", QUOTED_HIGH),
             ("We agree to 300 for T2.", TWO),
             ("I can confirm that the net price is 410 today.", ASK),
+            ("I've been looking at your King: we list it at 468 while others have 439.", ASK),
+            ("With others at 439, could you bring the net rate down from 410 to 380?", ASK),
             ("I agree, 405 shows good will, and I take your point on costs.", QUOTED_HIGH),
             ("405 would work for us if breakfast were included.", QUOTED_HIGH),
+        ],
+    ),
+    "price_misattributed": (
+        [
+            ("Could you do 380 for the King and 380 for the Twin?", TWO),
+            ("We agree to 439 for T2.", TWO),
+            ("Guests see 468 elsewhere.", ASK),
+            ("It is 439 with us and 468 on other platforms.", ASK),
+        ],
+        [
+            ("Could you do 380 for the King and 300 for the Twin?", TWO),
+            ("Could you do 390 for the King and 305 for the Twin?", TWO),
+            ("It is 468 with us and 439 elsewhere.", ASK),
+            ("Other sites have the King at 439 and our page has it at 468.", ASK),
+            ("Other platforms list the King at 439 while ours is 468.", ASK),
+        ],
+    ),
+    "pursues_settled_price": (
+        [
+            ("Could you still lower it to 370 for us?", SETTLED),
+            ("Could you move from 380 to 370 for the King?", TWO_ONE_AGREED),
+        ],
+        [
+            ("The price of 380 is in place, thank you.", SETTLED),
+            ("Could you confirm 380 once more?", SETTLED),
+            ("Could you do 295 for the Twin?", TWO_ONE_AGREED),
         ],
     ),
     "selling_net_confusion": (
@@ -155,6 +191,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("Could you lower it a little more, say 370?", QUOTED_LOW),
             ("Thank you. Could you do 370 instead?", QUOTED_LOW),
             ("375 is still high for us.", QUOTED_LOW),
+            ("Is 375 your best price?", QUOTED_LOW),
             ("Thanks for 375, but can you go down to 370?", QUOTED_LOW),
             ("I confirm 380 for the Deluxe King.", TWO),  # T2 is quoted at its target, too
         ],
@@ -164,6 +201,8 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("Thanks, 375 it is. I'll update the rate now.", QUOTED_LOW),
             ("I'm noting 375 as the new net price, thank you!", QUOTED_LOW),
             ("Happy to accept 375, thank you.", QUOTED_LOW),
+            ("Just to be sure: 375 for the Deluxe King, right?", QUOTED_LOW),
+            ("So we note 375 for the King, could you confirm so that I can update it?", QUOTED_LOW),
             ("So that's 380 for the King and 300 for the Twin, thanks again!", TWO),
             ("Thank you! We'll confirm 375 for the Deluxe King.", QUOTED_LOW),
             ("I confirm 380 for the Deluxe King and 300 for the Garden Twin.", TWO),
@@ -204,6 +243,8 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("Thank you for agreeing, the new price is live.", VAGUE),
             ("I will take that as a yes and move on.", VAGUE),
             ("As you have agreed, we close this now.", negotiation("", quotes={"T1": 390})),
+            ("The price is in place, thank you.", negotiation("ok?")),
+            ("Agreed, we confirm 380.", negotiation("mm...")),
             ("Perfect, confirmed at 380.", negotiation("Maybe later.")),
             ("Wonderful, I have updated the net price to 380.", VAGUE),
             ("We will go with 380 then.", negotiation("I'm not sure.")),
@@ -221,6 +262,10 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("I understand you want to think. May I ask what holds you back?", VAGUE),
             ("Great, I'll record 380 then, thank you.", CLEAR),
             ("Thank you for agreeing.", CLEAR),
+            (
+                "Everything is settled, nothing else is needed.",
+                negotiation("hmm, ok?", quotes={"T1": 380}, agreed=["T1"]),
+            ),
             ("We accept your 390 then.", negotiation("Hmm.", quotes={"T1": 390})),
             ("If you agree, I will record 380.", VAGUE),
         ],
@@ -229,6 +274,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
         [
             ("I confirm 380 for the Deluxe King, thank you.", TWO),
             ("Thank you, that settles everything.", negotiation(items=(KING, TWIN))),
+            ("Could you do 380 for the Deluxe King?", negotiation(items=(KING, TWIN))),
         ],
         [
             ("I confirm 380 for the Deluxe King and 300 for the Garden Twin.", TWO),
@@ -237,7 +283,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("I confirm 380 and 300, thank you.", TWO),
             ("I confirm both prices, thank you.", TWO),
             ("I confirm 300 for the Garden Twin.", TWO_ONE_AGREED),
-            ("Could you do 380 for the Deluxe King?", negotiation(items=(KING, TWIN))),
+            ("Guests compare prices more than ever.", negotiation(items=(KING, TWIN))),
             ("That settles everything, thank you.", negotiation(stage="close")),
         ],
     ),
@@ -280,6 +326,8 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
             ("As an AI, I cannot decide.", ASK),
             ("Let me think about what to answer here.", ASK),
             ("The user wants a higher price.", ASK),
+            ("Reasoning: the price must go down.", ASK),
+            ("The hotelier sounds upset, so I should show empathy.", ASK),
         ],
         [("I think 380 would help us both.", ASK), ("What do you think about 380?", ASK)],
     ),
@@ -296,7 +344,7 @@ CASES: dict[str, tuple[list[tuple[str, Prompt]], list[tuple[str, Prompt]]]] = {
     ),
     "forbidden_words": (
         [("We guarantee ten more bookings.", ASK), ("That is ridiculous!", ASK)],
-        [("We cannot promise more bookings.", ASK), ("Guaranteeing things is not my way.", ASK)],
+        [("Nobody can guarantee more bookings.", ASK), ("We cannot promise more bookings.", ASK)],
     ),
     "mixed_language": (
         [

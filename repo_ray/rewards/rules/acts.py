@@ -39,20 +39,29 @@ _HEDGE = re.compile(
     r"|n't\b",
     re.IGNORECASE,
 )
-_GRUDGING = re.compile(
-    r"\b(?:but|still|yet|however|high|higher|low|lower|instead)\b", re.IGNORECASE
+_BARGAINING = re.compile(
+    r"\b(?:but|still|yet|however|high|higher|instead|low|lower|less|below|under|better|best|closer|more"
+    r"|further|reduc\w+|adjust\w*|drop|not|cannot|unable)\b|n't\b",
+    re.IGNORECASE,
 )
 _PROPOSING = re.compile(
     r"\b(?:could|can|would) (?:you|we|i)\b|\b(?:how|what) about\b|\bpropos|\bsuggest"
     r"|\bask(?:ing)? (?:for|you|whether|if)\b|\bhop(?:e|ing)\b|\bmeet (?:us |me )?(?:at|in)\b"
     r"|\bbring(?:ing)? (?:it|the|your|this)\b|\b(?:lower|reduc|adjust|drop|trim)|\bcome down\b"
-    r"|\bsay,? \d|\bwould (?:put|bring|help|let|make|keep|allow|be)\b|\baim|\bconsider|\blooking (?:for|at)\b|\bsettle (?:at|on)\b|\boffer\b|\bneed\b|\bmove to\b",
+    r"|\bsay,? \d|\bwould (?:put|bring|help|let|make|keep|allow|be)\b|\baim|\bconsider|\blooking for\b|\bsettle (?:at|on)\b|\boffer\b|\bneed\b|\bmove to\b",
     re.IGNORECASE,
 )
 _OFFERING = re.compile(
     r"(?<!you )(?<!your )(?<!you've )(?<!hotel )"
     r"\b(?:accept|pay|offer|settle (?:at|on|for)|close at|agree (?:to|on|at)|go with|go up to"
     r"|meet (?:you )?at|lock (?:it |this )?in(?: at)?|confirm(?! (?:that|whether|how))|do|stretch to)\b",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"\s*(?:yuan)?\s*(?:net)?\s*for\b", re.IGNORECASE)
+_FROM = re.compile(r"\bfrom\s+[¥]?$", re.IGNORECASE)
+_ASKED_BEFORE = re.compile(
+    r"\b(?:to|do|try|around|about|(?:settle|meet|close|land|agree) at|say,?|suggest(?:ing)?|propos(?:e|ing)|net (?:price|rate) (?:be|of))"
+    r"(?: (?:a|the) net (?:price|rate) (?:of|to|at))?\s+[¥]?$",
     re.IGNORECASE,
 )
 _CLAIMS_CONSENT = re.compile(
@@ -66,11 +75,12 @@ _CLAIMS_CONSENT = re.compile(
 _CLOSING = re.compile(
     r"\b(?:everything|all) (?:is |are |has been )?(?:now )?(?:set|settled|confirmed|agreed|done)\b"
     r"|\bthat(?:'s| is) (?:all|everything)\b|\bthat (?:settles|covers|completes) (?:everything|it|all)\b"
-    r"|\bnothing (?:else|more) (?:is )?(?:open|left|to)\b|\bwe(?:'re| are) (?:all )?(?:done|set)\b",
+    r"|\bnothing (?:else|more) (?:is )?(?:open|left|to)\b|\bwe(?:'re| are) (?:all )?(?:done|set)\b"
+    r"|\b(?:price|rate) is (?:now )?in place\b",
     re.IGNORECASE,
 )
 _VAGUE = re.compile(
-    r"\bh+m+\b|\bu+h+\b|\bmaybe\b|\bperhaps\b|\bnot sure\b|\bwe(?:'ll| will| shall) see\b|\blater\b"
+    r"\bh*m+\b|^\W*(?:ok|okay|so|and|well)\W*\?\W*$|\bu+h+\b|\bmaybe\b|\bperhaps\b|\bnot sure\b|\bwe(?:'ll| will| shall) see\b|\blater\b"
     r"|\blet me (?:see|think|check|ask)\b|\bthink (?:about|it over)|\bcheck with\b|\bask (?:my|the|our)\b"
     r"|\bget back\b|\bbusy\b|\bhard to say\b|\bdepends\b|\bi see\b|\bnoted\b|\bgot it\b|\bdon't know\b"
     r"|\bno idea\b|\bno (?:reply|response|answer)\b|\bsilen(?:ce|t)\b|\bdiscuss\b|\bpossibly\b|\bcan't decide\b",
@@ -92,11 +102,15 @@ def accepts(sentence: str) -> bool:
     return not _HEDGE.search(text[: found.end()]) and not re.search(r"\b(?:if|unless)\b", text)
 
 
-def takes(sentence: str, price: float) -> bool:
-    """Whether a sentence takes a named price as it is ("so that is 375 for the King")."""
+def takes(sentence: str, price: float, other_prices: set[float]) -> bool:
+    """Whether a sentence takes a named price as it is, be it asking for a last confirmation:
+    "so that is 375 for the King, right?" A lower amount, other than the prices of other tickets,
+    or a word of bargaining says that it does not.
+    """
     text = _plain(sentence)
-    named = any(amount.value == price for amount in amounts(text))
-    return named and not (proposes(text) or _HEDGE.search(text) or _GRUDGING.search(text))
+    values = {amount.value for amount in amounts(text)}
+    lower = {v for v in values if v < price} - other_prices
+    return price in values and not lower and not _BARGAINING.search(text)
 
 
 def proposes(sentence: str) -> bool:
@@ -129,16 +143,32 @@ def is_vague(message: str) -> bool:
     return bool(_VAGUE.search(text))
 
 
-def offered(sentence: str) -> Amount | None:
-    """The amount that the agent accepts or offers to pay in this sentence, if any."""
+def agreed_amounts(sentence: str) -> list[Amount]:
+    """The amounts that the agent accepts or offers to pay in this sentence.
+
+    In a list ("380 for the King and 300 for the Twin") all of them, else the one nearest to the
+    accepting or offering words.
+    """
     text = _plain(sentence)
-    found = amounts(text)
-    if not found:
-        return None
     cue = _ACCEPTING.search(text) if accepts(sentence) else _OFFERING.search(text)
-    if cue is None or _HEDGE.search(text[: cue.start()]):
-        return None
-    return min(found, key=lambda a: max(a.start - cue.end(), cue.start() - a.end, 0))
+    found = amounts(text)
+    if not found or cue is None or _HEDGE.search(text[: cue.start()]):
+        return []
+    listed = [a for a in found if _LISTED.match(text, a.end)]
+    return listed or [min(found, key=lambda a: max(a.start - cue.end(), cue.start() - a.end, 0))]
+
+
+def asked_amounts(sentence: str) -> list[Amount]:
+    """The net prices that the agent asks for in this sentence, not those it starts from."""
+    text = _plain(sentence)
+    if not proposes(text):
+        return []
+    return [
+        a
+        for a in amounts(text)
+        if _ASKED_BEFORE.search(text, max(0, a.start - 40), a.start)
+        or (_LISTED.match(text, a.end) and not _FROM.search(text, max(0, a.start - 12), a.start))
+    ]
 
 
 def _plain(text: str) -> str:

@@ -28,37 +28,41 @@ def consent_from_silence(reply: str, prompt: Prompt) -> str | None:
         return None
     if not is_vague(prompt.messages[-1].content):
         return None
+    if not known.open_items:
+        return None
     quoted = any(item.quote is not None for item in known.open_items)
     for sentence in sentences(reply):
-        if claims_consent(sentence) or (accepts(sentence) and not quoted):
+        takes_as_agreed = accepts(sentence) or closes(sentence)
+        if claims_consent(sentence) or (takes_as_agreed and not quoted):
             return f"no agreement was given, yet: {sentence!r}"
     return None
 
 
 @rule("ticket_missed")
 def ticket_missed(reply: str, prompt: Prompt, *, stages: list[str]) -> str | None:
-    """Confirms or closes without naming every open ticket, where there are several tickets.
+    """Passes over an open ticket, where there are several tickets.
 
-    Applies in these SOP stages, and wherever the reply declares everything settled. A ticket is
-    named by its id, its room type, its quote or target price, or by "both" or "all rooms".
+    Applies where the reply deals with some open tickets and not with others, and where it deals
+    with none in one of these SOP stages or while declaring everything settled. A ticket is named
+    by its id, its room type, its quote or target price, or by "both" or "all rooms".
     """
     known = facts(prompt)
     if known is None or len(known.items) < 2 or _ALL_OF_THEM.search(reply):
         return None
-    if known.stage not in stages and not any(closes(s) for s in sentences(reply)):
-        return None
-    named = {a.value for a in amounts(reply)}
+    said = {a.value for a in amounts(reply)}
     missed = [
         item.ticket
         for item in known.open_items
-        if not item.named_in(reply) and not named & {item.quote, item.target_price}
+        if not item.named_in(reply) and not said & {item.quote, item.target_price}
     ]
-    return f"says nothing of {', '.join(missed)}" if missed else None
+    some = 0 < len(missed) < len(known.open_items)
+    due = known.stage in stages or any(closes(s) for s in sentences(reply))
+    return f"says nothing of {', '.join(missed)}" if missed and (some or due) else None
 
 
 @rule("repeated_script")
 def repeated_script(
-    reply: str, prompt: Prompt, *, ngram: int = 4, max_overlap: float = 0.5
+    reply: str, prompt: Prompt, *, ngram: int = 4, max_overlap: float = 0.8
 ) -> str | None:
     """More than `max_overlap` of the reply's word n-grams are in one of the agent's earlier replies."""
     own = words(reply)

@@ -32,10 +32,24 @@ class Item:
 
     def named_in(self, text: str) -> bool:
         """Whether `text` names this ticket or its room type."""
-        return any(
-            re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
-            for name in self.names
-        )
+        return any(pattern.search(text) for pattern in self._patterns())
+
+    def named_at(self, text: str, position: int) -> bool:
+        """Whether `text` names it just there."""
+        return any(pattern.match(text, position) for pattern in self._patterns())
+
+    def _patterns(self) -> list[re.Pattern[str]]:
+        return [re.compile(rf"(?<!\w){re.escape(n)}(?!\w)", re.IGNORECASE) for n in self.names]
+
+    def in_range(self, price: float) -> bool:
+        """Whether a price lies between target and mandate."""
+        if self.target_price is None or self.mandate is None:
+            return False
+        return self.target_price <= price <= self.mandate
+
+    @property
+    def amounts(self) -> set[float]:
+        return self.net_amounts | self.selling_amounts
 
     @property
     def net_amounts(self) -> set[float]:
@@ -89,7 +103,9 @@ def facts(prompt: Prompt) -> Facts | None:
     agreed = agreed if isinstance(agreed, list | tuple) else ()
     items = [i for i in items if isinstance(i, Mapping)]
     rooms = [str(i.get("room", "")) for i in items]
-    shared = {w for w, n in Counter(w for r in rooms for w in set(words(r))).items() if n > 1}
+    counts = Counter(w for room in rooms for w in set(words(room)))
+    shared = {w for w, n in counts.items() if n > 1} | {"room"}
+    shared |= set(words(str(prompt.context.get("hotel", ""))))
     parsed = tuple(_item(i, quotes, agreed, shared) for i in items)
     parsed = tuple(i for i in parsed if i.net_amounts or i.selling_amounts)
     return Facts(str(prompt.context.get("stage", "")), parsed) if parsed else None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
 
 from repo_ray.records import Prompt
-from repo_ray.rewards.rules.acts import accepts, offered, proposes, takes
+from repo_ray.rewards.rules.acts import accepts, agreed_amounts, asked_amounts, proposes, takes
 from repo_ray.rewards.rules.facts import Facts, Item, facts
 from repo_ray.rewards.rules.registry import rule
 from repo_ray.rewards.rules.text import Amount, amounts, sentences
@@ -16,9 +16,11 @@ _DIFFERENCE = re.compile(
     r"|discount|savings?|saves?|saving|cut|apart|short|drop|spread|margin|by|extra|additional)\b",
     re.IGNORECASE,
 )
-_ROLES = {
+#: What kind of price an amount is called. A phrase before it reaches further than one after it:
+#: "the net price that we have is 380".
+_KINDS = {
     "selling": re.compile(
-        r"\bsell(?:s|ing)?\b|\b(?:guests?|travell?ers?|customers?)(?: \w+)? (?:see|pay|find|book)"
+        r"\bsell(?:s|ing)?\b(?: (?:price|rate))?|\b(?:guests?|travell?ers?|customers?)(?: \w+)? (?:see|pay|find|book)"
         r"|\blisted\b|\b(?:on|through) (?:our|my|the|your) (?:platform|page|site|app)\b"
         r"|\belsewhere\b|\bcompetitors?\b|\bcompeting\b|\bother (?:sites?|platforms?|channels?)\b"
         r"|\b(?:retail|public|display(?:ed)?) (?:price|rate)",
@@ -28,7 +30,22 @@ _ROLES = {
         r"\bnet\b(?: (?:price|rate))?|\bsettlement (?:price|rate)\b|\bpay you\b", re.IGNORECASE
     ),
 }
-_CLAUSE = re.compile(r",\s|[;:()]|\s[-–—]\s|\b(?:while|whereas|but|so|against|versus|vs)\b")
+#: Where guests see a price. Such a phrase mostly follows it: "468 with us and 439 elsewhere".
+_PLACES = {
+    "ours": re.compile(
+        r"\bwith us\b|\bours\b|\bhere\b|\bour (?:platform|page|site|app)\b",
+        re.IGNORECASE,
+    ),
+    "elsewhere": re.compile(
+        r"\belsewhere\b|\bcompetitors?\b|\b(?:other|competing) (?:sites?|platforms?|channels?)\b",
+        re.IGNORECASE,
+    ),
+}
+_CLAUSE = re.compile(r",\s|[;:()]|\s[-–—]\s|\b(?:and|while|whereas|but|so|against|versus|vs)\b")
+_FOR = re.compile(
+    r"\s*(?:yuan)?\s*(?:net)?\s*(?:(?:per|a|/)\s?night)?\s*(?:for|on)\s+(?:your |the |our )?",
+    re.IGNORECASE,
+)
 _REACH = 100  # characters within which words can name an amount
 _LOWER_SELLING = re.compile(
     r"\b(?:lower|reduce|reducing|lowering|cut|cutting|drop|adjust|bring down|trim)\s+"
@@ -59,7 +76,7 @@ def number_not_in_context(
                 continue
             if amount.value in differences and _speaks_of_difference(sentence, amount):
                 continue
-            proposal = concessions and proposes(sentence) and _role(sentence, amount) != "selling"
+            proposal = concessions and proposes(sentence) and _kind(sentence, amount) != "selling"
             if proposal and _within_range(known_facts, amount.value):
                 continue
             return f"{amount.value:g} is in neither the facts nor the conversation"
@@ -68,24 +85,64 @@ def number_not_in_context(
 
 @rule("price_outside_mandate")
 def price_outside_mandate(reply: str, prompt: Prompt) -> str | None:
-    """Accepts, or offers to pay, more than the mandate; accepting without an amount means the
-    hotelier's quote."""
+    """Accepts, offers to pay or asks for more than the mandate; accepting without an amount means
+    the hotelier's quote."""
     known = facts(prompt)
     if known is None:
         return None
     for sentence in sentences(reply):
-        items = [i for i in known.meant_by(sentence) if i.mandate is not None]
-        if not items:
-            continue
-        limit = max(i.mandate for i in items if i.mandate is not None)
-        amount = offered(sentence)
-        if amount is not None:
-            if amount.value > limit and _role(sentence, amount) != "selling":
-                return f"agrees to {amount.value:g}, above the mandate of {limit:g}"
-        elif accepts(sentence):
-            for item in items:
+        meant = known.meant_by(sentence)
+        widest = max((i.mandate for i in meant if i.mandate is not None), default=None)
+        for amount in agreed_amounts(sentence) + asked_amounts(sentence):
+            item = _item_of(known, sentence, amount)
+            limit = item.mandate if item is not None else widest
+            if limit is not None and amount.value > limit and _kind(sentence, amount) != "selling":
+                return f"agrees to or asks for {amount.value:g}, above the mandate of {limit:g}"
+        if accepts(sentence) and not amounts(sentence):
+            for item in meant:
                 if not item.agreed and item.quote and item.mandate and item.quote > item.mandate:
                     return f"accepts the quote of {item.quote:g} for {item.ticket}, above the mandate of {item.mandate:g}"
+    return None
+
+
+@rule("price_misattributed")
+def price_misattributed(reply: str, prompt: Prompt) -> str | None:
+    """A true price at the wrong place: another ticket's, or ours and elsewhere exchanged."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    ours = {i.selling_price for i in known.items}
+    elsewhere = {i.competitor_price for i in known.items}
+    for sentence in sentences(reply):
+        for amount in amounts(sentence):
+            item = _item_of(known, sentence, amount)
+            if (
+                item is not None
+                and amount.value not in item.amounts
+                and not item.in_range(amount.value)
+            ):
+                owner = next((i for i in known.items if amount.value in i.amounts), None)
+                if owner is not None:
+                    return f"{amount.value:g} is a price of {owner.ticket}, not of {item.ticket}"
+            place = _nearest(_PLACES, sentence, amount)
+            if place == "elsewhere" and amount.value in ours - elsewhere:
+                return f"{amount.value:g} is our selling price, not the one elsewhere"
+            if place == "ours" and amount.value in elsewhere - ours:
+                return f"{amount.value:g} is the price elsewhere, not our selling price"
+    return None
+
+
+@rule("pursues_settled_price")
+def pursues_settled_price(reply: str, prompt: Prompt) -> str | None:
+    """Asks for less than the price that is already agreed for a ticket."""
+    known = facts(prompt)
+    if known is None:
+        return None
+    for sentence in sentences(reply):
+        for amount in asked_amounts(sentence):
+            item = _item_of(known, sentence, amount)
+            if item is not None and item.agreed and item.quote and amount.value < item.quote:
+                return f"asks for {amount.value:g} for {item.ticket}, agreed at {item.quote:g}"
     return None
 
 
@@ -101,7 +158,7 @@ def selling_net_confusion(reply: str, prompt: Prompt) -> str | None:
     selling = {a for item in known.items for a in item.selling_amounts}
     for sentence in sentences(reply):
         for amount in amounts(sentence):
-            role = _role(sentence, amount)
+            role = _kind(sentence, amount)
             if role == "net" and amount.value in selling - net:
                 return f"{amount.value:g} is a selling price but is called net"
             if role == "selling" and amount.value in net - selling:
@@ -142,7 +199,7 @@ def cites_market_price(reply: str, prompt: Prompt, *, stages: list[str]) -> str 
     prices = {i.competitor_price for i in known.open_items if i.competitor_price is not None}
     for sentence in sentences(reply):
         for amount in amounts(sentence):
-            if amount.value in prices and _role(sentence, amount) == "selling":
+            if amount.value in prices and _kind(sentence, amount) == "selling":
                 return f"cites the market price {amount.value:g}"
     return None
 
@@ -176,39 +233,50 @@ def _speaks_of_difference(sentence: str, amount: Amount) -> bool:
 
 
 def _within_range(known: Facts, value: float) -> bool:
-    return any(
-        item.target_price is not None
-        and item.mandate is not None
-        and item.target_price <= value <= item.mandate
-        for item in known.open_items
-    )
+    return any(item.in_range(value) for item in known.open_items)
 
 
 def _accepted(reply: str, known: Facts, item: Item) -> bool:
     assert item.quote is not None
+    others = {i.quote for i in known.items if i.quote is not None and i is not item}
     return any(
-        takes(sentence, item.quote) or (accepts(sentence) and item in known.meant_by(sentence))
+        takes(sentence, item.quote, others)
+        or (accepts(sentence) and item in known.meant_by(sentence))
         for sentence in sentences(reply)
     )
 
 
-def _role(sentence: str, amount: Amount) -> Literal["net", "selling"] | None:
-    """What the words beside an amount call it: the nearest cue in its clause.
+def _kind(sentence: str, amount: Amount) -> str | None:
+    return _nearest(_KINDS, sentence, amount, bonus_before=12)
 
-    English mostly names a price before it ("net price of 380"), so cues before count as nearer.
-    """
+
+def _nearest(
+    cues: Mapping[str, re.Pattern[str]], sentence: str, amount: Amount, bonus_before: int = 0
+) -> str | None:
+    """Which of the phrases stands nearest to an amount in its clause; those before it count as
+    `bonus_before` characters nearer."""
     first = max(0, amount.start - _REACH)
     start = max((m.end() for m in _CLAUSE.finditer(sentence, first, amount.start)), default=first)
     following = _CLAUSE.search(sentence, amount.end, amount.end + _REACH)
     end = following.start() if following else amount.end + _REACH
-    nearest = float("inf")
-    role: Literal["net", "selling"] | None = None
-    for name in ("net", "selling"):
-        for cue in _ROLES[name].finditer(sentence, start, end):
+    shortest = float("inf")
+    nearest = None
+    for name, pattern in cues.items():
+        for cue in pattern.finditer(sentence, start, end):
             if cue.start() >= amount.end:
                 distance = cue.start() - amount.end
             else:
-                distance = max(0, amount.start - cue.end() - 12)
-            if distance < nearest:
-                nearest, role = distance, name
-    return role
+                distance = max(0, amount.start - cue.end() - bonus_before)
+            if distance < shortest:
+                shortest, nearest = distance, name
+    return nearest
+
+
+def _item_of(known: Facts, sentence: str, amount: Amount) -> Item | None:
+    """The item that an amount is for: the one in "380 for the King", or the only one there is."""
+    if len(known.items) == 1:
+        return known.items[0]
+    words_between = _FOR.match(sentence, amount.end)
+    if words_between is None:
+        return None
+    return next((i for i in known.items if i.named_at(sentence, words_between.end())), None)

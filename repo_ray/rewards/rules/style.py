@@ -27,6 +27,8 @@ _REASONING = re.compile(
     r"</?think(?:ing)?>|\bas an (?:ai|artificial)\b|\b(?:i am|i'm) an ai\b|\blanguage model\b|\blet me think\b"
     r"|\bstep[- ]by[- ]step\b|\bchain of thought\b|\bmy reasoning\b|\bthe user (?:wants|is asking|said|asks)\b"
     r"|\bi (?:need|should|have) to (?:respond|reply|answer)\b|\bthe (?:system )?prompt\b|\bmy instructions\b"
+    r"|^\W*(?:reasoning|thoughts?|analysis|plan)\s*:|\bthe (?:current )?stage is\b|\bfollow the procedure\b"
+    r"|\bthe (?:hotelier|manager|customer|client) (?:seems|is|wants|appears|sounds)\b[^.]*\bi (?:should|must|need|will)\b"
     r"|\bhere(?:'s| is) (?:a |my |the )(?:possible |suggested )?(?:reply|response)\b",
     re.IGNORECASE,
 )
@@ -68,7 +70,7 @@ def forbidden_words(reply: str, prompt: Prompt, *, terms: list[str]) -> str | No
 
 @rule("mixed_language")
 def mixed_language(
-    reply: str, prompt: Prompt, *, expected: str = "auto", max_share: float = 0.05
+    reply: str, prompt: Prompt, *, expected: str = "auto", max_share: float = 0.02
 ) -> str | None:
     """More than `max_share` of the letters are not of the expected Unicode script.
 
