@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -102,7 +103,7 @@ class _Builder:
         for index, (source, split) in enumerate(zip(sources, _splits(count), strict=True)):
             pair, messages = self._fresh(
                 f"preferences/{index}",
-                lambda rng, source=source, split=split: preference_pair(source, split, rng),
+                partial(preference_pair, source, split),
                 lambda pair: pair.turn,
             )
             rows.append(
@@ -119,9 +120,7 @@ class _Builder:
     def prompts(self, count: int) -> list[Row]:
         rows = []
         for index, split in enumerate(_splits(count)):
-            turn, messages = self._fresh(
-                f"prompts/{index}", lambda rng, split=split: _any_turn(split, rng), lambda t: t
-            )
+            turn, messages = self._fresh(f"prompts/{index}", partial(_any_turn, split), lambda t: t)
             row = _row(f"prompt-{index:05d}", turn, messages, split, turn.families)
             rows.append(row | {"hidden": to_json(turn.hidden)})
         return rows
@@ -135,9 +134,7 @@ class _Builder:
 
         rows = []
         for index, split in enumerate(_splits(count)):
-            turn, messages = self._fresh(
-                f"sft/{index}", lambda rng, split=split: demonstration(split, rng), lambda t: t
-            )
+            turn, messages = self._fresh(f"sft/{index}", partial(demonstration, split), lambda t: t)
             families = turn.families | turn.reply.families
             row = _row(f"sft-{index:05d}", turn, messages, split, families)
             rows.append(row | {"reply": turn.reply.text})
@@ -148,7 +145,7 @@ class _Builder:
         for index, split in enumerate(_splits(count)):
             made, messages = self._fresh(
                 f"verdicts/{index}",
-                lambda rng, split=split: labelled_reply(split, rng),
+                partial(labelled_reply, split),
                 lambda made: made.turn,
             )
             row = _row(f"verdict-{index:05d}", made.turn, messages, split, made.families)
@@ -182,9 +179,7 @@ class _Builder:
     ) -> list[Row]:
         rows: list[Row] = []
         for index, issue in enumerate(issues):
-            turns, prompts = self._fresh_dialogue(
-                f"{name}/{index}", lambda rng, issue=issue: make(issue, split, rng)
-            )
+            turns, prompts = self._fresh_dialogue(f"{name}/{index}", partial(make, issue, split))
             for number, (turn, messages) in enumerate(zip(turns, prompts, strict=True), start=1):
                 dialogue_id = f"{name}-{index:03d}"
                 row = _row(f"{dialogue_id}-{number}", turn, messages, name, turn.families)
@@ -207,7 +202,7 @@ class _Builder:
         while True:
             rng = Random(f"{self._seed}/{label}/{attempt}")
             made = make(rng)
-            messages = turn_of(made).messages(rng.choices((1, 2), (75, 25))[0])
+            messages = turn_of(made).messages(rng.choices((1, 2), (80, 20))[0])
             key = prompt_key(messages)
             if key not in self._seen:
                 self._seen.add(key)

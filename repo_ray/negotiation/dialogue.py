@@ -20,6 +20,7 @@ from repo_ray.negotiation.situations import (
     advance,
     settle,
 )
+from repo_ray.negotiation.sop import Stage
 from repo_ray.records import Message
 
 #: About 300 tokens of a small model's tokenizer, which spends one on every digit.
@@ -39,21 +40,28 @@ class Turn:
     def messages(self, exchanges: int) -> tuple[Message, ...]:
         """System message, the last `exchanges` exchanges and the message to answer.
 
-        Fewer exchanges, but one at least, where the prompt would exceed `MAX_PROMPT_CHARS`.
+        Fewer exchanges where the prompt would exceed `MAX_PROMPT_CHARS`.
         """
         system = system_message(self.state)
-        for kept in range(exchanges, 1, -1):
+        for kept in range(exchanges, 0, -1):
             recent = self.chat[-(2 * kept + 1) :]
             if len(system.content) + sum(len(m.content) for m in recent) <= MAX_PROMPT_CHARS:
                 return (system, *recent)
-        return (system, *self.chat[-3:])
+        return (system, *self.chat[-1:])
 
 
 def play(
-    scenario: Scenario, path: Sequence[str], split: Split, rng: Random, *, partial: bool = False
+    scenario: Scenario,
+    path: Sequence[str],
+    split: Split,
+    rng: Random,
+    *,
+    partial: bool = False,
+    last: int | None = None,
 ) -> list[Turn]:
     """The dialogue along `path` (names of situations). Messages with prices name all open
-    tickets unless `partial`; before `settled` they always do."""
+    tickets unless `partial`; before `settled` they always do. With `last`, only that many turns
+    at the end are put into words and returned: what comes before changes the state alone."""
     state = State(scenario, "greet")
     chat: tuple[Message, ...] = ()
     families: frozenset[str] = frozenset()
@@ -62,6 +70,10 @@ def play(
     for step, situation in enumerate(path):
         everything = not partial or "settled" in path[step + 1 :]
         state, draft, text = advance(state, situation, everything, split, rng)
+        settles = state.spec.stage is Stage.CONFIRM
+        if last is not None and step < len(path) - last:
+            state = settle(state) if settles else state
+            continue
         chat = (*chat, Message("user", text))
         reply = good_reply(state, split, rng, said)
         said |= sentences(reply.text)
@@ -69,8 +81,7 @@ def play(
         turns.append(Turn(state, chat, reply, families, _hidden(state)))
         families |= reply.families
         chat = (*chat, Message("assistant", reply.text))
-        if "accept" in state.spec.actions and state.spec.stage == "confirm":
-            state = settle(state)
+        state = settle(state) if settles else state
     return turns
 
 

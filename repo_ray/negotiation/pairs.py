@@ -80,6 +80,14 @@ SWAPS: tuple[tuple[Case, Case], ...] = (
     ),
 )
 
+#: Defect of a number -> weight.
+_NUMBER_DEFECTS = {
+    "wrong_number": 2,
+    "invented_number": 2,
+    "selling_net_confusion": 1,
+    "price_outside_mandate": 1,
+}
+
 
 def turn_in(
     situation: str,
@@ -93,7 +101,7 @@ def turn_in(
     scenario = generate_scenario(rng, tickets)
     if partial is None:
         partial = rng.random() < 0.3
-    return play(scenario, path_to(situation, rng), split, rng, partial=partial)[-1]
+    return play(scenario, path_to(situation, rng), split, rng, partial=partial, last=3)[-1]
 
 
 def swap(split: Split, rng: Random) -> Pair:
@@ -108,10 +116,7 @@ def swap(split: Split, rng: Random) -> Pair:
 
 def number(split: Split, rng: Random) -> Pair:
     """One sentence, once with the right number of this context and once with another."""
-    defect = rng.choice(
-        ("wrong_number", "wrong_number", "invented_number", "invented_number")
-        + ("selling_net_confusion", "price_outside_mandate")
-    )
+    defect = rng.sample(list(_NUMBER_DEFECTS), counts=list(_NUMBER_DEFECTS.values()), k=1)[0]
     while True:
         situation = rng.choice(("ready", "interest", "quote_high", "agree", *SILENT, *_BUSINESS))
         turn = turn_in(situation, split, rng)
@@ -150,7 +155,8 @@ def tickets(split: Split, rng: Random) -> Pair:
 def repeated(split: Split, rng: Random) -> Pair:
     """A fresh reply against the agent's own previous message word for word."""
     while True:
-        turn = turn_in(rng.choice((*_BUSINESS, *SILENT, "quote_high")), split, rng)
+        situation = rng.choice((*_BUSINESS, *SILENT, "quote_high"))
+        turn = turn_in(situation, split, rng, tickets=rng.choice((1, 1, 2)))
         earlier = turn.chat[-2].content
         right = compose(
             turn.state, turn.state.spec.actions[0], good_style(turn.state, rng), split, rng
