@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ from repo_ray.config import Config
 Stage = Literal["warm_start", "reward_model", "judge"]
 
 
-@ray.remote(max_concurrency=2)
+@ray.remote
 class TrainerActor:
-    """Trains in one thread; the other answers `progress`."""
+    """Trains in one thread while another answers `progress`: create it with `max_concurrency=2`."""
 
     def __init__(self) -> None:
         self._progress: tuple[int, int, dict[str, float]] = (0, 0, {})
@@ -29,33 +29,15 @@ class TrainerActor:
     ) -> dict[str, Any]:
         """Trains on the rows of one file and writes the stage's checkpoint to `out`.
 
-        Returns the stage's measures: of the warm start its losses, of reward model and judge
-        the checkpoint's card.
+        Returns the stage's measures; `text` is one line for people (`learner.stages`).
         """
         import torch
 
-        from repo_ray.data.reader import read_preferences, read_sft, read_verdicts
-        from repo_ray.learner.judge_training import train_judge
-        from repo_ray.learner.reward_training import train_reward_model
-        from repo_ray.learner.warm_start import train_sft
-        from repo_ray.rewards.judge.rubric import load_rubric
+        from repo_ray.learner.stages import TRAIN
 
         torch.set_num_threads(config.learner.threads)
 
-        def note(step: int, steps: int, metrics: dict[str, float]) -> None:
-            self._progress = (step, steps, metrics)
+        def note(step: int, steps: int, metrics: Mapping[str, float]) -> None:
+            self._progress = (step, steps, dict(metrics))
 
-        match stage:
-            case "warm_start":
-                result = train_sft(config, model_folder, read_sft(rows), out, note)
-                return {**asdict(result), "adapter": str(result.adapter)}
-            case "reward_model":
-                pairs = read_preferences(rows)
-                return train_reward_model(config, model_folder, pairs, out, note).card.model_dump(
-                    mode="json"
-                )
-            case "judge":
-                rubric = load_rubric(config.judge.rubric)
-                return train_judge(
-                    config, model_folder, read_verdicts(rows), rubric, out, note
-                ).card.model_dump(mode="json")
+        return TRAIN[stage](config, model_folder, rows, out, note)

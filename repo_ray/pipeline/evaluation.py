@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config
-from repo_ray.data.reader import DialogueTurn, read_dialogues
+from repo_ray.data.examples import DialogueTurn
+from repo_ray.data.reader import read_dialogues, read_hidden
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
@@ -41,6 +43,7 @@ async def evaluate_columns(
         ONLINE: _selected(data[ONLINE], config.evaluation.online_dialogues, config),
         BADCASES: _selected(data[BADCASES], config.evaluation.badcase_dialogues, config),
     }
+    hidden = {name: read_hidden(data[name], "dialogues") for name in sets}
     total = len(policies) * sum(map(len, sets.values()))
     done = 0
     columns: dict[str, list[dict[str, Any]]] = {}
@@ -78,7 +81,7 @@ async def evaluate_columns(
             replies = await asyncio.gather(
                 *(reply(column, name, turn, turn.dialogue_id in explained) for turn in turns)
             )
-            rows += evaluate_rows([t.row() for t in turns], replies, name)
+            rows += evaluate_rows([_row(t, hidden[name]) for t in turns], replies, name)
         save_evaluation(folder.evaluation, column, rows)
         columns[column] = rows
     return columns
@@ -95,3 +98,16 @@ def _selected(path: Path, dialogues: int, config: Config) -> list[DialogueTurn]:
         kept = sorted(turns, key=lambda t: (not t.issue, t.turn))[:limit]
         chosen += sorted(kept, key=lambda t: t.turn)
     return chosen
+
+
+def _row(turn: DialogueTurn, hidden: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The turn as the gold evaluator reads it, hidden truth included."""
+    prompt = turn.prompt
+    return {
+        "dialogue_id": turn.dialogue_id,
+        "turn": turn.turn,
+        "messages": prompt.messages,
+        "context": json.dumps(dict(prompt.context), ensure_ascii=False),
+        "hidden": json.dumps(hidden.get(prompt.prompt_id, {})),
+        "issue": turn.issue or None,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -144,8 +145,10 @@ class Pipeline:
         root = self.folder.root
         metrics = read_metrics(root)
         wanted = ["step", "prompt_id", "messages", "context", "reply"]
+        hidden = read_hidden(data["prompts"], "prompts")
         curve = gold_curve(
-            read_trajectories(self.folder.trajectories, wanted), read_hidden(data["prompts"])
+            read_trajectories(self.folder.trajectories, wanted),
+            {prompt_id: json.dumps(truth) for prompt_id, truth in hidden.items()},
         )
         assert system.publisher.current is not None
         summary = summarise(
@@ -211,6 +214,7 @@ class Pipeline:
                 namespace=namespace(config.run.name),
                 num_cpus=config.learner.cpus,
                 num_gpus=config.learner.gpus,
+                max_concurrency=2,
                 runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
             ).remote()
             try:
@@ -235,7 +239,7 @@ class Pipeline:
             str(config.judge.rubric) if stage == "judge" else "",
         )
         result = await self._once(stage, what, key, train)
-        self.display.done(_STAGE_LINES[stage](result), stage)
+        self.display.done(result["text"], stage)
         return out
 
     async def _train(
@@ -249,7 +253,7 @@ class Pipeline:
         config, display = self.config, self.display
         checkpoint = latest_checkpoint(self.folder.checkpoints)
         with display.phase("start", "starting engines, learner and scorers (30-60 s on a CPU)"):
-            await system.start(policy, display.line, checkpoint and checkpoint.folder)
+            await system.start(policy, display.line, checkpoint.folder if checkpoint else None)
         display.done("all actors are ready")
         with display.phase("canary", "checking that the engines sample what is pushed to them"):
             self._canary = await run_canary(config, system, schedule, encode, checkpoint)
@@ -322,37 +326,6 @@ def _zero(blob: bytes) -> bytes:
         for name, matrix in zip("AB", pair, strict=True)
     }
     return build_blob(tensors, adapter.rank, adapter.alpha)
-
-
-def _warm_start_line(result: dict[str, Any]) -> str:
-    heldout = result["heldout_loss"]
-    return f"{result['rows']} demonstrations, loss {result['train_loss']:.2f}" + (
-        f", held out {heldout:.2f}" if heldout is not None else ""
-    )
-
-
-def _reward_model_line(card: dict[str, Any]) -> str:
-    heldout = card["heldout"]
-    return f"{card['train_pairs']} pairs" + (
-        f", held-out accuracy {heldout['accuracy']:.1%} on {heldout['pairs']} pairs, "
-        f"calibration error {heldout['calibration_error']:.3f}"
-        if heldout
-        else ""
-    )
-
-
-def _judge_line(card: dict[str, Any]) -> str:
-    aucs = {k: c["auc"] for k, c in card["criteria"].items()}
-    return f"{card['train_verdicts']} verdicts, held-out AUC " + ", ".join(
-        f"{k} {v:.2f}" if v is not None else f"{k} unknown" for k, v in aucs.items()
-    )
-
-
-_STAGE_LINES: dict[Stage, Callable[[dict[str, Any]], str]] = {
-    "warm_start": _warm_start_line,
-    "reward_model": _reward_model_line,
-    "judge": _judge_line,
-}
 
 
 async def _result(ref: Any) -> Any:

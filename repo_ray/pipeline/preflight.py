@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from repo_ray.config import Config, ConfigError, environment
@@ -17,7 +18,7 @@ from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rewards.rules.rule_set import load_rules
 
-READERS = {
+READERS: dict[str, Callable[[Path], Sequence[object]]] = {
     "prompts": read_prompts,
     "preferences": read_preferences,
     "sft": read_sft,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 #: Seconds between two lines of the same phase where the output is not a terminal.
 LOG_EVERY_S = 15.0
@@ -20,7 +20,7 @@ class Display:
         self.console = console or Console(highlight=False)
         self.seconds: dict[str, float] = {}
         self._live: Progress | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._phase = ""
         self._began = 0.0
         self._last_line = 0.0

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import platform
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from types import TracebackType
+from typing import Any
 
 import psutil
+
+from repo_ray.config import Config
+from repo_ray.evaluation.measures import compute_differences, compute_measures
+from repo_ray.rollouts.publication import EngineState
+from repo_ray.training.loop import Outcome
+from repo_ray.training.publication import Published
 
 GIB = 2**30
 

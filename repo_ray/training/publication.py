@@ -10,7 +10,7 @@ import ray
 
 from repo_ray.actors.pool import ActorPool, Member
 from repo_ray.models.adapters import adapter_digest
-from repo_ray.rollouts.publication import PublicationError, PushReport
+from repo_ray.rollouts.publication import EngineState, PublicationError, PushReport
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Publisher:
             )
             for report in reports.values():
                 _check(report.engine, report.version, report.digest, published)
-            for name, state in (await pool.broadcast("state")).items():
+            states: dict[str, EngineState] = await pool.broadcast("state")
+            for name, state in states.items():
                 _check(name, state.version, state.digest, published)
             self.pushes += 1
             return list(reports.values())
