@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -108,6 +109,10 @@ def _deepspeed() -> Any:
     # On CPU DeepSpeed would compile a shared-memory all-reduce with the system's C++ compiler,
     # and a killed build leaves a lock that hangs the next run. No op is needed here.
     deepspeed.ops.__compatible_ops__ = {}
+    # DeepSpeed calls collectives by names that torch has deprecated, hundreds of times a step.
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger"
+    )
     deepspeed.utils.logger.setLevel("ERROR")
     return deepspeed
 

@@ -1,0 +1,353 @@
+import math
+import multiprocessing as mp
+import random
+import socket
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from repo_ray.config.settings import (
+    AlgorithmConfig,
+    Config,
+    LearnerConfig,
+    LoraShape,
+    ModelConfig,
+    RunConfig,
+    SamplingConfig,
+)
+from repo_ray.learner.checkpoint import CheckpointError
+from repo_ray.learner.engine import Rank
+from repo_ray.learner.ppo_learner import PPOLearner
+from repo_ray.models.adapters import adapter_digest, parse_adapter
+from repo_ray.records import Experience, Prompt, Reward, Rollout
+
+VOCAB = 61
+SAMPLES = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random two-layer model on disk."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
+            initializer_range=0.3,
+        )
+    )
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    return path
+
+
+def settings(dtype="float32", algorithm=None, **learner):
+    return Config(
+        run=RunConfig(batch_size=SAMPLES, seed=3),
+        model=ModelConfig(dtype=dtype, attention="eager", max_prompt_tokens=32),
+        lora=LoraShape(rank=4, alpha=8),
+        sampling=SamplingConfig(max_new_tokens=16, temperature=0.8),
+        algorithm=AlgorithmConfig(**(algorithm or {})),
+        learner=LearnerConfig(
+            **{
+                "policy_lr": 5e-3,
+                "value_lr": 5e-3,
+                "warmup_steps": 2,
+                "threads": 1,
+                "logprob_chunk": 5,
+                "micro_batch_tokens": 64,
+                **learner,
+            }
+        ),
+    )
+
+
+def batch(seed=0, rewards=None, count=SAMPLES):
+    rng = random.Random(seed)
+    made = []
+    for i in range(count):
+        size = rng.randint(2, 9)
+        rollout = Rollout(
+            sample_id=f"s{i}",
+            prompt_id=f"p{i}",
+            attempt=0,
+            prompt_token_ids=tuple(rng.randrange(VOCAB) for _ in range(rng.randint(3, 12))),
+            token_ids=tuple(rng.randrange(VOCAB) for _ in range(size)),
+            loss_mask=tuple(j != 1 or i != 2 for j in range(size)),
+            logprobs=tuple(-rng.random() * 3 - 2 for _ in range(size)),
+            versions=(0,) * size,
+            finish_reason="length" if i == 1 else "stop",
+            text="",
+        )
+        total = rng.gauss(0, 1) if rewards is None else rewards[i]
+        made.append(Experience(Prompt(f"p{i}", ()), rollout, (), Reward(total, total, 0, 0, 0, 1)))
+    return made
+
+
+def recompute(experiences, samples, algorithm):
+    """Losses from saved columns, token by token in plain Python (behaviour ratio, terminal)."""
+    advantages, returns = [], []
+    for e, s in zip(experiences, samples, strict=True):
+        at = [t for t, keep in enumerate(e.rollout.loss_mask) if keep]
+        running, following = 0.0, 0.0
+        found = {}
+        for t in reversed(at):
+            reward = e.reward.total if t == at[-1] else 0.0
+            delta = reward + algorithm.gamma * following - s.old_values[t]
+            running = delta + algorithm.gamma * algorithm.gae_lambda * running
+            following = s.old_values[t]
+            found[t] = running
+        advantages.append(found)
+        returns.append({t: a + s.old_values[t] for t, a in found.items()})
+    flat = [a for found in advantages for a in found.values()]
+    mean = sum(flat) / len(flat)
+    std = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat))
+    policy = value = 0.0
+    for e, s, found, target in zip(experiences, samples, advantages, returns, strict=True):
+        for t, raw in found.items():
+            a = (raw - mean) / std
+            assert s.advantages[t] == pytest.approx(a, abs=1e-4)
+            assert s.returns[t] == pytest.approx(target[t], abs=1e-5)
+            ratio = math.exp(s.new_logprobs[t] - e.rollout.logprobs[t])
+            held = min(max(ratio, 1 - algorithm.clip), 1 + algorithm.clip)
+            policy -= min(ratio * a, held * a)
+            move = s.new_values[t] - s.old_values[t]
+            near = s.old_values[t] + min(max(move, -algorithm.value_clip), algorithm.value_clip)
+            value += 0.5 * max((s.new_values[t] - target[t]) ** 2, (near - target[t]) ** 2)
+    return policy / len(flat), value / len(flat)
+
+
+def test_losses_can_be_recomputed_from_what_is_saved(folder):
+    config = settings()
+    learner = PPOLearner(config, folder)
+    for seed in range(3):
+        experiences = batch(seed)
+        result = learner.update(experiences)
+        assert result.skipped == ""
+        assert [s.sample_id for s in result.samples] == [f"s{i}" for i in range(SAMPLES)]
+        policy, value = recompute(experiences, result.samples, config.algorithm)
+        assert result.metrics["policy_loss"] == pytest.approx(policy, abs=1e-4)
+        assert result.metrics["value_loss"] == pytest.approx(value, abs=1e-5)
+    assert result.metrics["tokens"] == sum(sum(e.rollout.loss_mask) for e in experiences)
+    assert any(abs(v) > 1e-4 for s in result.samples for v in s.old_values)
+
+
+def test_logprobs_are_the_models_own(folder):
+    learner = PPOLearner(settings(), folder)
+    rollouts = [e.rollout for e in batch()]
+    result = learner.update(batch())  # adapters start without effect: the base is the reference
+    model = LlamaForCausalLM.from_pretrained(folder)
+    for rollout, base, sample in zip(
+        rollouts, learner.logprobs_of(rollouts, "base"), result.samples, strict=True
+    ):
+        ids = torch.tensor([[*rollout.prompt_token_ids, *rollout.token_ids]])
+        with torch.no_grad():
+            log_p = (model(input_ids=ids).logits[0] / 0.8).log_softmax(-1)
+        first = len(rollout.prompt_token_ids)
+        expected = [float(log_p[first + t - 1, i]) for t, i in enumerate(rollout.token_ids)]
+        assert base == pytest.approx(expected, abs=1e-4)
+        assert sample.new_logprobs == pytest.approx(expected, abs=1e-4)
+        assert sample.proximal_logprobs == sample.new_logprobs
+
+
+def test_rewarded_replies_become_likelier_and_values_follow(folder):
+    learner = PPOLearner(settings(algorithm={"clip": 10.0}), folder)
+    rewards = [2.0, -2.0, 2.0, -2.0, 2.0, -2.0]
+    experiences = batch(rewards=rewards)
+    rollouts = [e.rollout for e in experiences]
+    before = [sum(x) for x in learner.logprobs_of(rollouts)]
+    results = [learner.update(experiences) for _ in range(15)]
+    after = [sum(x) for x in learner.logprobs_of(rollouts)]
+    for reward, a, b in zip(rewards, before, after, strict=True):
+        assert (b - a) * reward > 0
+    assert results[-1].metrics["value_loss"] < results[0].metrics["value_loss"] / 2
+    assert results[0].metrics["lr_policy"] == pytest.approx(2.5e-3)
+    assert results[1].metrics["lr_policy"] == pytest.approx(5e-3)
+
+
+def snapshot(learner):
+    return {n: parse_adapter(learner.adapter_blob(n)).modules for n in ("policy", "value")}
+
+
+def assert_close(got, want, **tolerance):
+    for name, modules in want.items():
+        for path, pair in modules.items():
+            for a, b in zip(got[name][path], pair, strict=True):
+                torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [{}, {"ratio": "decoupled", "ppo_epochs": 2, "minibatches": 2, "entropy_coef": 0.1}],
+)
+def test_micro_batches_do_not_change_the_update(folder, algorithm):
+    results = []
+    for budget in (16, 1000):
+        learner = PPOLearner(settings(algorithm=algorithm, micro_batch_tokens=budget), folder)
+        metrics = learner.update(batch()).metrics
+        results.append((snapshot(learner), metrics))
+    (small, one), (large, other) = results
+    # Adam's first steps have the size of the learning rate; rounding may tip tiny gradients.
+    assert_close(small, large, atol=2e-4, rtol=1e-3)
+    for name in ("policy_loss", "value_loss", "entropy", "ess", "grad_norm_policy", "approx_kl"):
+        assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+
+
+def test_decoupled_proximal_is_the_policy_before_the_update(folder):
+    algorithm = {"ratio": "decoupled", "ppo_epochs": 2, "minibatches": 3}
+    learner = PPOLearner(settings(algorithm=algorithm), folder)
+    learner.update(batch())
+    rollouts = [e.rollout for e in batch(1)]
+    before = learner.logprobs_of(rollouts)
+    result = learner.update(batch(1))
+    for sample, expected in zip(result.samples, before, strict=True):
+        assert sample.proximal_logprobs == pytest.approx(expected, abs=1e-5)
+    assert result.metrics["optimizer_steps"] == 12
+    assert result.metrics["approx_kl"] > 0
+
+
+def test_truncation_bootstraps_cut_replies_only(folder):
+    returns = {}
+    for truncation in ("terminal", "bootstrap"):
+        learner = PPOLearner(settings(algorithm={"truncation": truncation}), folder)
+        learner.update(batch())
+        result = learner.update(batch(1))
+        returns[truncation] = [s.returns for s in result.samples]
+    for row, (a, b) in enumerate(zip(returns["terminal"], returns["bootstrap"], strict=True)):
+        # Values start at 0, so the first update is the same and only the second can differ.
+        if row == 1:
+            assert a != pytest.approx(b, abs=1e-6)
+        else:
+            assert a == b
+
+
+def test_nothing_is_applied_where_nothing_can_be_learned(folder):
+    learner = PPOLearner(settings(), folder)
+    learner.update(batch())
+    before = adapter_digest(learner.adapter_blob("policy"))
+    cases = [
+        ([], "empty batch"),
+        (batch(rewards=[1, 2, 3, math.nan, 5, 6]), "sample s3: reward is nan"),
+        (batch(rewards=[1e30, 2, 3, 4, 5, 6]), "non-finite gradient"),
+    ]
+    for experiences, message in cases:
+        result = learner.update(experiences)
+        assert message in result.skipped
+        assert result.metrics["skipped"] == 1.0
+        assert adapter_digest(learner.adapter_blob("policy")) == before
+    assert learner.update(batch(1)).skipped == ""
+    assert adapter_digest(learner.adapter_blob("policy")) != before
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(2, "bfloat16"), (3, "float32")])
+def test_resumed_learner_continues_bit_for_bit(folder, tmp_path, stage, dtype):
+    config = settings(dtype, {"minibatches": 2}, zero_stage=stage)
+    learner = PPOLearner(config, folder)
+    learner.update(batch(0))
+    learner.update(batch(1))
+    learner.save(tmp_path / "state")
+    expected = learner.update(batch(2))
+
+    resumed = PPOLearner(config, folder)
+    resumed.load(tmp_path / "state")
+    assert resumed.updates == 2
+    result = resumed.update(batch(2))
+    assert result.samples == expected.samples
+    for name in ("policy", "value"):
+        assert adapter_digest(resumed.adapter_blob(name)) == adapter_digest(
+            learner.adapter_blob(name)
+        )
+    timing = {"seconds", "tokens_per_s"}
+    assert {k: v for k, v in result.metrics.items() if k not in timing} == {
+        k: v for k, v in expected.metrics.items() if k not in timing
+    }
+
+
+def test_faulty_checkpoints_are_named(folder, tmp_path):
+    learner = PPOLearner(settings(), folder)
+    learner.update(batch())
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors"):
+        learner.load(tmp_path)
+    learner.save(tmp_path)
+    (tmp_path / "optimizer-0.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(CheckpointError, match=r"optimizer-0\.safetensors"):
+        learner.load(tmp_path)
+    learner.save(tmp_path)
+    with pytest.raises(CheckpointError, match="ZeRO stage"):
+        PPOLearner(settings(zero_stage=0), folder).load(tmp_path)
+
+
+def test_warm_start_replaces_the_policy_alone(folder):
+    trained = PPOLearner(settings(), folder)
+    trained.update(batch())
+    blob = trained.adapter_blob("policy")
+    learner = PPOLearner(settings(zero_stage=3), folder)
+    value = adapter_digest(learner.adapter_blob("value"))
+    learner.set_policy(blob)
+    assert adapter_digest(learner.adapter_blob("policy")) == adapter_digest(blob)
+    assert adapter_digest(learner.adapter_blob("value")) == value
+    rollouts = [e.rollout for e in batch()]
+    for a, b in zip(learner.logprobs_of(rollouts), trained.logprobs_of(rollouts), strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    learner.update(batch(1))  # the optimizer works on the new weights, not on a stale copy
+    trained.set_policy(blob)
+    moved = parse_adapter(learner.adapter_blob("policy")).modules
+    for path, (a, b) in parse_adapter(blob).modules.items():
+        for new, old in zip(moved[path], (a, b), strict=True):
+            assert float((new - old).abs().max()) <= 1.1 * 5e-3
+
+
+# --- two ranks -------------------------------------------------------------------------
+
+#: An odd number, so that one rank has to work on the filler.
+TWO_RANK_SAMPLES = 5
+
+
+def two_rank_config(world_size):
+    config = settings(world_size=world_size, zero_stage=3, micro_batch_tokens=32)
+    return config.model_copy(update={"run": RunConfig(batch_size=TWO_RANK_SAMPLES, seed=3)})
+
+
+def train(rank, world_size, port, folder, out):
+    place = Rank(rank, world_size, master_port=port)
+    learner = PPOLearner(two_rank_config(world_size), folder, place)
+    learner.update(batch(0, count=TWO_RANK_SAMPLES))
+    learner.save(out)
+    result = learner.update(batch(1, count=TWO_RANK_SAMPLES))
+    for name in ("policy", "value"):
+        (out / f"{name}-{rank}").write_bytes(learner.adapter_blob(name))
+    learner.load(out)
+    assert learner.update(batch(1, count=TWO_RANK_SAMPLES)).samples == result.samples
+    return result.metrics
+
+
+def test_two_zero_3_ranks_agree_with_one(folder, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    with ProcessPoolExecutor(2, mp.get_context("spawn")) as ranks:
+        jobs = [ranks.submit(train, rank, 2, port, folder, both) for rank in range(2)]
+        got, other = [job.result(timeout=300) for job in jobs]
+    want = train(0, 1, 0, folder, alone)
+    timing = {"seconds", "tokens_per_s"}
+    assert {k: v for k, v in got.items() if k not in timing} == {
+        k: v for k, v in other.items() if k not in timing
+    }
+    for name in ("policy_loss", "value_loss", "grad_norm_policy", "grad_norm_value", "ess"):
+        assert got[name] == pytest.approx(want[name], rel=2e-3), name
+    assert got["tokens"] == want["tokens"]
+    for name in ("policy", "value"):
+        one, first, second = (
+            parse_adapter((out / f"{name}-{rank}").read_bytes()).modules
+            for out, rank in ((alone, 0), (both, 0), (both, 1))
+        )
+        assert_close({name: first}, {name: second}, atol=0, rtol=0)
+        assert_close({name: first}, {name: one}, atol=1e-3, rtol=1e-2)
