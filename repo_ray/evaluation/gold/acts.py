@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from repo_ray.evaluation.gold.amounts import Amount, find_amounts
@@ -45,7 +45,7 @@ _ROLE_CUES: dict[Role, re.Pattern[str]] = {
 }
 
 _ASK = re.compile(
-    r"\b(?:could|can|would|will) (?:you|we|it|that|this|your|the|\d+|[a-z]+ \w+ (?:be|go|come))\b"
+    r"\b(?:could|can|would|will|might|may) (?:you|we|it|that|this|your|the|\d+|[a-z]+ \w+ (?:be|go|come))\b"
     r"|\b(?:may|might|shall|could|can|should) (?:i|we)\b"
     r"|\b(?:please|hop(?:e|ing)|request\w*|propos\w+|suggest\w*|aim(?:ing)?|wonder\w*|how about|what about|"
     r"what if|any (?:chance|room|way|possib\w+)|possible|consider|is it possible|would like|i'd like|"
@@ -68,7 +68,7 @@ _ACCEPT = re.compile(
     r"\b(?:i|we)(?:'ll| will| can| would| shall|'d|'re| are| am|'m)?(?: be)?"
     r"(?: \w+ly| so| now| just| \w+ to)*"
     r" (?:accept(?!ed a)|take (?:it|that|this|the|your|you|\d+|[¥￥]\d+|cny)|go (?:with|ahead with)|agree\b|confirm(?:ed)?\b"
-    r"|lock\w*|settle\w*|proceed|approve|fix|finali[sz]e|set)\b"
+    r"|lock\w*|settle\w*|proceed|approve|fix|finali[sz]e|set|note|record|register)\b"
     r"|\b(?:deal|agreed|accepted|confirmed|settled|locked in|done|it's a deal)\b(?! with)"
     r"|\bworks? (?:very |perfectly |really )?(?:well |fine |great |perfectly )?(?:for|on) (?:us|me|our)\b|\bworks (?:well|great|perfectly)\b"
     r"|\b(?:is|'s|sounds|looks|that's) (?:just )?(?:fine|great|perfect|good|acceptable|settled|exactly right|agreed|confirmed|done)\b"
@@ -93,10 +93,12 @@ _CONSENT = re.compile(
 )
 _NEGATED = re.compile(
     r"\b(?:not|n't|cannot|can't|unable|never|no longer|hard|difficult|without|unless|before|beyond|too (?:high|much)|"
-    r"above what|yet|still (?:above|high\w*|over|a bit)|once|until|when)\b|n['’]t\b",
+    r"above what|yet|still (?:above|high\w*|over|a bit)|(?<!at )once|until|when)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_CONDITION = re.compile(r"\b(?:if|once|should you|provided|as long as|in case)\b", re.IGNORECASE)
+_CONDITION = re.compile(
+    r"\b(?:if|(?<!at )once|should you|provided|as long as|in case)\b", re.IGNORECASE
+)
 _DEFERS = re.compile(
     r"\b(?:confirm|check|discuss|talk|review) (?:it |this |that )?(?:with|whether|if|internally)\b|"
     r"\b(?:take your time|no rush|no hurry|no problem|no pressure)\b",
@@ -110,6 +112,10 @@ _ASK_PREPOSITION = re.compile(
 )
 _FROM = re.compile(
     r"\b(?:from|current\w*|now|instead of|than|not)\s*(?:at |is |of )?(?:the )?(?:cny|rmb|[¥￥])?\s?$",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(
+    r"\s*(?:net |yuan |a night |per night )*(?:(?:for|on) [^.;:?!]{1,40})?(?:,|,? and)\s*(?:cny|rmb|[¥￥])?\s?",
     re.IGNORECASE,
 )
 _FOR = re.compile(
@@ -186,8 +192,11 @@ def read_reply(text: str, scenario: Scenario) -> Reply:
         if _COLLECTIVE.search(raw):
             covered.update(item.ticket for item in scenario.pending)
         act = _sentence_act(raw)
-        mentions = tuple(
-            _mention(raw, amount, act, spots, current, scenario) for amount in find_amounts(raw)
+        amounts = find_amounts(raw)
+        mentions = _coordinate(
+            raw,
+            amounts,
+            [_mention(raw, amount, act, spots, current, scenario) for amount in amounts],
         )
         if spots:
             tickets = {t for _, t in spots}
@@ -196,6 +205,20 @@ def read_reply(text: str, scenario: Scenario) -> Reply:
         # "Lower it to 380." carries an ask without any courtesy; a claim of fact does not.
         sentences.append(Sentence(raw, act, lower, tuple(t for _, t in spots), mentions))
     return Reply(text, tuple(sentences), frozenset(covered))
+
+
+def _coordinate(
+    sentence: str, amounts: Sequence[Amount], mentions: Sequence[Mention]
+) -> tuple[Mention, ...]:
+    """`380 for the king and 276 for the twin`: the second amount is what the first one is."""
+    result: list[Mention] = []
+    for i, mention in enumerate(mentions):
+        if i and mention.role == "unsaid" and not mention.difference:
+            between = sentence[amounts[i - 1].end : amounts[i].start]
+            if _JOINED.fullmatch(between) and not result[-1].difference:
+                mention = replace(mention, role=result[-1].role, act=result[-1].act)
+        result.append(mention)
+    return tuple(result)
 
 
 def _sentence_act(sentence: str) -> Act:
@@ -224,7 +247,8 @@ def _sentence_act(sentence: str) -> Act:
         r"\bconfirm\w*|\bcorrect\b|\bis that right|, right\b", sentence, re.I
     ):
         return "confirms"
-    return "asks" if _ASK.search(sentence) else "states"
+    asks = _ASK.search(sentence) or (question and find_amounts(sentence))
+    return "asks" if asks else "states"
 
 
 def _ticket_spots(sentence: str, scenario: Scenario) -> list[tuple[int, str]]:
@@ -263,9 +287,11 @@ def _mention(
             or (role == "net" and any(i.net == amount.value for i in candidates))
         )
         asked = _ASK_PREPOSITION.search(before) is not None
-        known = any(amount.value in i.facts for i in candidates)
+        known = any(amount.value in i.facts and amount.value != i.quote for i in candidates)
         if stated or (known and not asked and role != "net"):
             own_act = "states"
+        elif act == "confirms" and all(amount.value != i.quote for i in candidates):
+            own_act = "asks"
     elif act in ("accepts", "claims_consent") and role in ("selling", "competitor"):
         own_act = "states"
     return Mention(amount.value, role, own_act, ticket, amount.difference, sentence)

@@ -9,7 +9,7 @@ from repo_ray.evaluation.gold.acts import Mention, Reply
 from repo_ray.evaluation.gold.amounts import find_amounts
 from repo_ray.evaluation.gold.hotelier import HotelierTurn
 from repo_ray.evaluation.gold.scenario import Item, Scenario
-from repo_ray.evaluation.gold.verdict import Issue
+from repo_ray.evaluation.gold.verdict import Issue, Severity
 from repo_ray.records import Message
 
 _LIMIT = re.compile(
@@ -35,13 +35,20 @@ _CLOSING = re.compile(
 _HAND_OVER = re.compile(
     r"\b(?:my |our |a |the )(?:senior |regional |account |area |market )*(?:manager|supervisor|colleague|team|lead|boss|superior)\b|"
     r"\b(?:escalat\w+|follow up|get back to you|come back to you|call (?:you )?(?:back|again)|report back|"
-    r"discuss (?:it |this )?(?:internally|with)|revisit|check internally|pass (?:it|this) on|bring (?:it|this) (?:back|to))\b",
+    r"discuss (?:it |this )?(?:internally|with)|revisit|someone (?:\w+ ){0,2}(?:call|contact|reach)|(?:call|contact|reach|speak|talk)[^.!?]{0,40}\b(?:person in charge|right person|another (?:day|time)|later)|let us pause|check internally|pass (?:it|this) on|bring (?:it|this) (?:back|to))\b",
     re.IGNORECASE,
 )
 _IDENTITY = re.compile(
     r"\b(?:am i (?:speaking|talking)|is this|are you the|speaking (?:with|to)|who (?:handles|decides|is in charge|can)|in charge|"
     r"responsible for|the right person|may i (?:ask|speak|know)|this is \w+ (?:from|calling)|calling (?:from|about)|i'm \w+ from|"
     r"your platform partner|i(?:'m| am) (?:calling|with|from|the)|handles? (?:the )?(?:rates?|pric\w+)|have a (?:minute|moment))\b",
+    re.IGNORECASE,
+)
+
+
+_DECIDES = re.compile(
+    r"\b(?:you|your|who|whom|someone|person)\b[^?]*\b(?:pric\w+|rates?|speak\w*|talk\w*|decid\w+)\b"
+    r"|\b(?:pric\w+|rates?)\b[^?]*\b(?:you|your|who)\b",
     re.IGNORECASE,
 )
 
@@ -81,6 +88,15 @@ def accepts(reply: Reply, item: Item, scenario: Scenario) -> bool:
         m.act == "confirms" and m.value == item.quote and _concerns(m, item, scenario)
         for m in reply.mentions
     )
+
+
+def asks_for_quote(reply: Reply, item: Item, scenario: Scenario) -> bool:
+    """The reply asks, as if it were open, for exactly what the hotelier has just given."""
+    asked = any(
+        m.act == "asks" and m.value == item.quote and _concerns(m, item, scenario)
+        for m in reply.mentions
+    )
+    return asked and not accepts(reply, item, scenario) and not pushes(reply, item, scenario)
 
 
 def pushes(reply: Reply, item: Item, scenario: Scenario) -> bool:
@@ -147,7 +163,9 @@ def _item_issues(
             yield Issue("reconfirms_settled", "minor", f"{name} is settled and is asked again")
         return
     at_target = item.quote is not None and item.target is not None and item.quote <= item.target
-    if at_target and not (accepts(reply, item, scenario) and not pushes(reply, item, scenario)):
+    if at_target and asks_for_quote(reply, item, scenario):
+        yield Issue("reconfirms_settled", "minor", f"{name}: asks for {item.quote}, which is given")
+    elif at_target and not (accepts(reply, item, scenario) and not pushes(reply, item, scenario)):
         yield Issue(
             "acceptance_missed",
             "major",
@@ -158,8 +176,11 @@ def _item_issues(
 def _asks_again(reply: Reply, item: Item) -> bool:
     """A settled price is put as a question once more."""
     return any(
-        s.act == "confirms"
-        and (item.ticket in s.tickets or item.quote in {m.value for m in s.mentions})
+        (s.act == "confirms" and not s.tickets and not s.mentions)
+        or (
+            s.text.rstrip().endswith("?")
+            and (item.ticket in s.tickets or item.quote in {m.value for m in s.mentions})
+        )
         for s in reply.sentences
     )
 
@@ -238,12 +259,8 @@ def _coverage(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> Itera
         others = {v for i in open_items if i is not item for v in (*i.facts, i.target)}
         if item.ticket in reply.named or numbers & (prices - others):
             continue
-        severity = "minor" if scenario.stage == "handle_objection" else "major"
-        yield Issue(
-            "ticket_left_out",
-            "major" if severity == "major" else "minor",
-            f"nothing on {item.room or item.ticket}",
-        )
+        severity: Severity = "minor" if scenario.stage == "handle_objection" else "major"
+        yield Issue("ticket_left_out", severity, f"nothing on {item.room or item.ticket}")
 
 
 def thanks(reply: Reply) -> bool:
@@ -255,4 +272,9 @@ def hands_over(reply: Reply) -> bool:
 
 
 def identifies(reply: Reply) -> bool:
-    return _IDENTITY.search(reply.text) is not None
+    """Says who calls, or asks for the person who decides on prices."""
+    asked = any(
+        s.text.rstrip().endswith("?") and _DECIDES.search(s.text) and not s.mentions
+        for s in reply.sentences
+    )
+    return asked or _IDENTITY.search(reply.text) is not None

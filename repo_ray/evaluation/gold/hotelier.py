@@ -54,8 +54,23 @@ TOPICS: dict[str, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
     "demand": re.compile(
-        r"\b(?:peak|season\w*|holidays?|weekends?|fully booked|full|busy|demand|festival|fair|expo|"
-        r"sold out|sell out|occup\w+|high season|events?|concerts?)\b",
+        r"\b(?:peak|season\w*|holidays?|weekends?|fully booked|full|demand|festival|fair|expo|"
+        r"sold out|sell out|occup\w+|high season|events?|concerts?|good week)\b",
+        re.IGNORECASE,
+    ),
+    "slow": re.compile(
+        r"\b(?:slow|quiet|empty|half|terrible|bad (?:month|week|season|year)|weak|off-?season|low season|"
+        r"hardly any|few guests|hard (?:\w+ )?(?:season|month|time)|no guests|struggl\w+|season is)\b",
+        re.IGNORECASE,
+    ),
+    "anger": re.compile(
+        r"\b(?:ang\w+|fed up|tired of|annoy\w+|upset\w*|stupid|rude|leave me|get lost|hang\w* up|"
+        r"don't ask|stop (?:calling|asking)|push us|trouble|bother\w*|frustrat\w+|harass\w*)\b",
+        re.IGNORECASE,
+    ),
+    "doubt": re.compile(
+        r"\b(?:why|don't (?:see|believe|trust)|believe|doubt\w*|proof|prove|sure|really|where did you|"
+        r"guarantee|assur\w+|puzzl\w+|surpris\w+|fair question|careful|point)\b",
         re.IGNORECASE,
     ),
     "already_low": re.compile(

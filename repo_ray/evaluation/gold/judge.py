@@ -54,10 +54,12 @@ def _merits(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> dict[st
     if arguing:
         grounds = persuasion.evidence(reply, scenario)
         merits["grounds"] = min(1.0, grounds + 0.2 * persuasion.hotel_fit(reply, scenario))
-        merits["clear"] = _clear(reply, scenario)
-    if hotelier.stance in ("refuses", "counters", "vague", "silent") and arguing:
+        if scenario.stage != "present_evidence":
+            merits["clear"] = _clear(reply, scenario)
+    unsure = hotelier.stance in ("refuses", "counters", "vague", "silent") and arguing
+    if unsure or scenario.stage in ("handle_objection", "escalate"):
         merits["heard"] = persuasion.heard(reply, hotelier)
-    if scenario.stage in ("confirm", "close") or not _unmet(scenario):
+    if scenario.stage == "confirm" or (scenario.pending and not _unmet(scenario)):
         merits["clear"] = _clear(reply, scenario)
     return merits
 
@@ -79,7 +81,9 @@ def _action(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> float:
     if scenario.stage == "escalate":
         return 1.0 if deal.hands_over(reply) else 0.5 if deal.thanks(reply) else 0.0
     if scenario.stage == "close":
-        return 1.0 if deal.thanks(reply) else 0.5 if reply.does("accepts", "confirms") else 0.0
+        asked = any(s.act in ("asks", "confirms") for s in reply.sentences)
+        closing = deal.thanks(reply) or reply.does("accepts")
+        return 0.5 * closing + 0.5 * (closing and not asked)
     per_item = [_item_action(reply, item.ticket, scenario) for item in scenario.pending]
     if not per_item:
         return (
@@ -94,6 +98,8 @@ def _item_action(reply: Reply, ticket: str, scenario: Scenario) -> float:
     item = scenario.item(ticket)
     taken, pushed = deal.accepts(reply, item, scenario), deal.pushes(reply, item, scenario)
     if item.quote is not None and item.target is not None and item.quote <= item.target:
+        if deal.asks_for_quote(reply, item, scenario):
+            return 0.5
         return 1.0 if taken and not pushed else 0.0
     if item.quote is not None and item.mandate is not None and item.quote <= item.mandate:
         # Taking it is right; one more push is worth as much only while the hotelier has
@@ -102,16 +108,19 @@ def _item_action(reply: Reply, ticket: str, scenario: Scenario) -> float:
             room = item.reservation is None or item.reservation < item.quote
             return 1.0 if room and (scenario.patience is None or scenario.patience > 0) else 0.7
         return 1.0 if taken else 0.0
+    if scenario.stage == "present_evidence":
+        shown = persuasion.evidence(reply, scenario) >= 0.7
+        return 1.0 if shown else 0.5 if pushed else 0.0
     if pushed:
         return 1.0
-    if scenario.stage == "present_evidence" and persuasion.evidence(reply, scenario) >= 0.7:
-        return 1.0
-    return 0.5 if deal.hands_over(reply) or reply.asks_lower else 0.0
+    if reply.asks_lower or (deal.hands_over(reply) and scenario.patience == 0):
+        return 0.5
+    return 0.25 if deal.hands_over(reply) else 0.0
 
 
 def _duty_issues(reply: Reply, scenario: Scenario, merits: Mapping[str, float]) -> list[Issue]:
     issues = []
-    if merits["action"] == 0:
+    if merits["action"] < 0.5:
         if scenario.stage in _ARGUING and _unmet(scenario):
             issues.append(Issue("price_not_pursued", "major", "no lower price is asked for"))
         else:

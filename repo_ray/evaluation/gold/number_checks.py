@@ -44,13 +44,14 @@ def _amount_issue(m: Mention, scenario: Scenario, spoken: set[int]) -> Issue | N
     if m.role in ("selling", "competitor") and m.act != "accepts":
         return _stated_price_issue(m, items, scenario)
     if m.act in ("asks", "confirms", "accepts", "claims_consent"):
-        return _deal_amount_issue(m, items)
+        return _deal_amount_issue(m, items, scenario)
     if m.role == "net":
-        if any(m.value in (i.net, i.quote) for i in items) or m.value in spoken:
+        if any(m.value in (i.net, i.quote) for i in items):
             return None
         if any(m.value in (i.selling, i.competitor) for i in items):
             return _mixup(m)
-        return None if _plausible_ask(m.value, items) else _invented(m)
+        known = m.value in spoken or _plausible_ask(m.value, items)
+        return None if known else _invented(m)
     if (
         any(m.value in i.facts for i in items)
         or m.value in spoken
@@ -87,17 +88,22 @@ def _stated_price_issue(m: Mention, items: Sequence[Item], scenario: Scenario) -
     return Issue("wrong_fact_amount", "major", f"{name} price {m.value}; the facts say {right}")
 
 
-def _deal_amount_issue(m: Mention, items: Sequence[Item]) -> Issue | None:
+def _deal_amount_issue(m: Mention, items: Sequence[Item], scenario: Scenario) -> Issue | None:
     """A net price named as ask or deal; limits are checked in deal_checks."""
     if any(m.value in (i.quote, i.target, i.mandate, i.net) for i in items):
         return None
     if any(m.value in (i.selling, i.competitor) for i in items):
         return _mixup(m)
-    asked = [i.target for i in items if i.target is not None]
-    if m.act == "asks" and asked and m.value < 0.7 * min(asked):
+    if any(m.value in (*i.facts, i.target) for i in scenario.items):
         return Issue(
-            "unreachable_ask", "major", f"asks {m.value}, far below any sensible net price"
+            "ticket_mixup", "major", f"{m.value} belongs to another ticket than {m.ticket}"
         )
+    hoped = [i.target for i in items if i.target is not None]
+    if m.act == "asks" and hoped and m.value < min(hoped):
+        # Asking for less than is wanted may be an opening; far less has no ground here.
+        far = m.value < 0.9 * min(hoped)
+        reason = f"asks {m.value}, {min(hoped)} is hoped for"
+        return Issue("unreachable_ask", "major" if far else "minor", reason)
     return None
 
 

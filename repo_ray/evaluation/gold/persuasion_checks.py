@@ -14,40 +14,42 @@ from repo_ray.records import Message
 
 _HEARD = re.compile(
     r"\b(?:understand\w*|understood|hear you|i hear|appreciate|fair (?:point|enough|concern)|makes sense|"
-    r"i (?:can )?see (?:why|that|your|how)|i know|sorry|apolog\w+|of course|true|you're right|"
+    r"i (?:can )?see (?:why|that|your|how)|i know|sorry|apolog\w+|of course|true|you(?:'re| are) right|"
     r"valid|no (?:rush|hurry|problem)|take your time|respect|not easy|must be|sounds like|i get (?:it|that)|recogni[sz]e|"
     r"completely|can imagine|certainly|reasonable|tough|noted|thank\w*|thanks)\b",
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"\b(?:because|since|so that|bookings?|conver\w+|exposure|traffic|visib\w+|search|ranking|rank|travell?ers|"
-    r"guests|occupan\w+|empty rooms?|demand|compar\w+|click\w*|orders?|competitive|gap|attract\w*|steady|volume|"
-    r"fill|busier|week(?:day|night|end)s?|season)\b",
+    r"\b(?:because|since|so that|so (?:a|the|that|they|guests|small|your|it)|book\w*|conver\w+|exposure|"
+    r"traffic|visib\w+|search\w*|rank\w*|occupan\w+|empty (?:rooms?|nights?)|demand|compar\w+|"
+    r"click\w*|orders?|competitive|gap|attract\w*|steady|volume|fill\w*|busier|stands? out|choos\w+|"
+    r"pick|week(?:day|night|end)s?|season|(?:when|if|as) (?:its|the|your|a) (?:\w+ )?(?:price|rate)|too dear)\b",
     re.IGNORECASE,
 )
 _PROMISE = re.compile(
     r"\bguarantee\w*|\b(?:i|we) (?:can |do |hereby |personally )?(?:promise|swear|assure you)\b|\b(?:definitely|certainly|surely|for sure|100 ?%|absolutely) "
     r"(?:\w+ ){0,3}(?:fill|sell|double|triple|rise|increase|grow|get|bring|boost|book\w*|orders?)\b"
-    r"|\bwill (?:\w+ ){0,3}(?:double|triple|sell out|be (?:fully booked|sold out|full)|skyrocket|explode)\b"
+    r"|\b(?:will|(?:sure|bound|certain) to) (?:\w+ ){0,3}(?:double|triple|sell out|be (?:fully booked|sold out|full)|skyrocket|explode)\b"
     r"|\b(?:i|we)(?:'ll| will| can)? (?:put|place|rank|move|push|list|make|keep|get) (?:you|your \w+|it) (?:\w+ ){0,3}(?:first|top|number one|no\.? ?1|#1|on top|front page|home ?page)\b"
     r"|\b(?:no risk|risk[- ]free|without (?:any )?risk|waive (?:all|the|your)|zero commission|free (?:advertis\w+|promotion|marketing)|"
     r"refund (?:you|the|any)|cover (?:any|your|all) (?:loss\w*|costs?)|compensate|exclusive (?:deal|placement)|at least \d+ (?:more )?(?:bookings|orders|guests|rooms?))\b",
     re.IGNORECASE,
 )
 _PROMISE_DENIED = re.compile(
-    r"\b(?:not|n't|cannot|never|no)\b[^.!?]{0,25}$|n['’]t[^.!?]{0,25}$", re.IGNORECASE
+    r"\b(?:not|n't|cannot|never|no|nobody|none|nothing|unable)\b[^.!?]{0,25}$|n['’]t[^.!?]{0,25}$",
+    re.IGNORECASE,
 )
 _PRESSURE = re.compile(
     r"\b(?:or else|you (?:must|have to|had better|need to) (?:\w+ )?(?:lower|drop|cut|accept|agree|give|reduce|do|change|decide)|no choice|"
     r"last (?:chance|warning)|final (?:offer|warning|notice)|take it or leave it|non-?negotiable|de-?list\w*|remove (?:you|your)|take (?:you|your \w+) (?:down|offline|off)|"
     r"block your|suspend|penal\w+|punish\w*|blacklist\w*|regret|ridiculous|greedy|stupid|nonsense|stop wasting|"
-    r"waste (?:of )?(?:my|our) time|hurry up|right now|immediately lower|just (?:lower|drop|cut|do|agree|accept|give)|"
+    r"waste (?:of )?(?:my|our) time|hurry up|just (?:\w+) (?:it|the|your)|absurd|excuses?|pathetic|unreasonable|silly|lazy|"
     r"(?:we|i)(?:'ll| will) (?:stop|hide|drop you|lower your rank\w*|cut your|push your \w+ down|send (?:all )?(?:the )?(?:guests|orders) (?:elsewhere|away))|"
     r"lose (?:all|your) (?:bookings|exposure|guests|listing)|you are wrong|don't be|be serious|be reasonable)\b",
     re.IGNORECASE,
 )
 _COMMAND = re.compile(
-    r"^(?:(?:then|so|just|now|ok(?:ay)?|come on)[, ]+)?(?:lower|drop|cut|reduce|give|accept|agree|change|set|do|make|bring|confirm)\b"
+    r"^(?:(?:then|so|just|now|ok(?:ay)?|come on)[, ]+)?(?:lower|drop|cut|reduce|give|accept|agree|change|set|do (?:it|this)|make|bring|confirm)\b"
     r"(?![^.!?]*\b(?:please|could|would|if)\b)",
     re.IGNORECASE,
 )
@@ -83,15 +85,10 @@ def persuasion_issues(
 ) -> list[Issue]:
     """Findings on tone, promises, the answer to an objection and the fit to the hotel."""
     issues = list(tone_issues(reply))
-    objection = hotelier.stance in ("refuses", "counters") and hotelier.topics
-    if objection and scenario.stage == "handle_objection" and heard(reply, hotelier) == 0:
-        issues.append(
-            Issue(
-                "objection_unheard",
-                "minor",
-                f"nothing on what the hotelier said ({', '.join(sorted(hotelier.topics))})",
-            )
-        )
+    tense = scenario.stage in ("handle_objection", "escalate") and hotelier.stance != "agrees"
+    if tense and heard(reply, hotelier) == 0:
+        said = ", ".join(sorted(hotelier.topics)) or hotelier.stance
+        issues.append(Issue("objection_unheard", "minor", f"nothing on what was said ({said})"))
     if mismatch := _other_guests(reply, scenario, messages):
         issues.append(
             Issue(
@@ -104,6 +101,8 @@ def persuasion_issues(
 def tone_issues(reply: Reply) -> Iterator[Issue]:
     """Pressure, promises nobody can keep, and praise instead of substance."""
     for s in reply.sentences:
+        if s.text.rstrip().endswith("?"):
+            continue
         pressure = _PRESSURE.search(s.text) or _COMMAND.search(s.text)
         if pressure:
             yield Issue("pressure", "major", f"pushes or threatens: {pressure.group()!r}")
@@ -131,7 +130,7 @@ def heard(reply: Reply, hotelier: HotelierTurn) -> float:
     if copied_share(words_of(reply.text), [hotelier.text], 3) > 0.5:
         return 0.0
     if not hotelier.topics:
-        return 1.0 if acknowledged else 0.5
+        return float(acknowledged)
     taken_up = bool(topics_of(reply.text) & hotelier.topics)
     return 0.5 * acknowledged + 0.5 * taken_up
 

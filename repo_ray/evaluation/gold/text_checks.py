@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from repo_ray.evaluation.gold.acts import split_sentences
-from repo_ray.evaluation.gold.verdict import Issue
+from repo_ray.evaluation.gold.verdict import Issue, Severity
 from repo_ray.records import Message
 
 #: Common function words: about two in five words of spoken English, nearly none of a keyword list.
@@ -109,6 +109,57 @@ _FUNCTION = frozenset(
         "you'd",
     ]
 )
+#: Function words of Spanish, French, German, Portuguese and Italian that are no English words.
+_OTHER_LANGUAGES = frozenset(
+    [
+        "por",
+        "favor",
+        "que",
+        "los",
+        "las",
+        "una",
+        "para",
+        "pero",
+        "gracias",
+        "usted",
+        "señor",
+        "muy",
+        "con",
+        "est",
+        "nous",
+        "vous",
+        "merci",
+        "pour",
+        "avec",
+        "une",
+        "dans",
+        "und",
+        "nicht",
+        "ist",
+        "bitte",
+        "danke",
+        "sie",
+        "wir",
+        "der",
+        "das",
+        "ein",
+        "mit",
+        "für",
+        "obrigado",
+        "não",
+        "você",
+        "grazie",
+        "sono",
+        "della",
+        "che",
+        "il",
+        "gli",
+        "sehr",
+        "auch",
+        "ich",
+    ]
+)
+_LOAN_WORDS = frozenset({"café", "cafés", "naïve", "décor", "à", "fiancé", "fiancée", "cliché"})
 #: A line that stops on one of these was cut off.
 _OPEN_ENDED = frozenset(
     [
@@ -175,8 +226,11 @@ _PLACEHOLDER = re.compile(
     r"\[[A-Z][^\]\d]{1,30}\]|\{\w+\}|<[a-z_ ]+>|_{3,}|\bXX+\b|\binsert \w+ here\b", re.IGNORECASE
 )
 _REASONING = re.compile(
-    r"</?think\w*>|\b(?:let me think (?:step|about how)|the user (?:is|wants|said)|as an ai|"
+    r"^\s*(?:reasoning|thoughts?|analysis|plan|note|strategy|thinking)\s*:|</?think\w*>|\b(?:let me think (?:step|about how)|the user (?:is|wants|said)|as an ai|"
     r"language model|i need to (?:respond|reply|generate|write)|my instructions?|the (?:system )?prompt|"
+    r"(?:the|this) (?:hotelier|hotel manager) (?:is|was|seems|says|said|wants|does|has)|"
+    r"(?:so|now|then|first),? i (?:should|must|need to|have to) (?!thank|say|be honest)|my (?:goal|plan|strategy|task) (?:is|here)|the stage is|next,? i (?:should|must|need to|have to)|"
+    r"follow the (?:procedure|script|steps|process|instructions?)|"
     r"here(?:'s| is) (?:a|my|the) (?:possible |polite |draft )?(?:reply|response|answer)|step 1)\b",
     re.IGNORECASE,
 )
@@ -228,8 +282,32 @@ def _scripts(reply: str, messages: Sequence[Message]) -> Iterator[Issue]:
     odd = sum(
         unicodedata.category(c) in ("Cc", "Co", "Cn", "Cs") and c not in "\n\t\r" for c in reply
     )
+    if borrowed := _borrowed(reply, messages):
+        yield Issue("foreign_script", "major", f"another language: {', '.join(borrowed)}")
     if odd or "\ufffd" in reply:
         yield Issue("garbled", "major", "control or undecodable characters")
+
+
+def _borrowed(reply: str, messages: Sequence[Message]) -> list[str]:
+    """Words of another language in Latin script: two of its function words, or accented ones.
+
+    Capitalised accented words are names. Words that the conversation uses are not foreign to it.
+    """
+    spoken = {w for m in messages for w in words_of(m.content)}
+    if not spoken & {"the", "you", "is", "to"}:
+        return []
+    own = set(words_of(reply)) - spoken
+    foreign = sorted(own & _OTHER_LANGUAGES)
+    accented = [
+        w
+        for w in re.findall(r"[^\W\d_]+", reply)
+        if w.islower() and w not in spoken and w not in _LOAN_WORDS and any(_accented(c) for c in w)
+    ]
+    return [*foreign, *accented] if accented or len(foreign) >= 2 else []
+
+
+def _accented(char: str) -> bool:
+    return not char.isascii() and unicodedata.name(char, "").startswith("LATIN")
 
 
 def scripts_of(text: str) -> list[str]:
@@ -246,7 +324,7 @@ def _repetition(reply: str) -> Iterator[Issue]:
     distinct = len(set(itertools.pairwise(words))) / max(len(words) - 1, 1)
     if repeated:
         yield Issue("repetition", "major", f"says twice: {repeated[0]!r}")
-    elif top[1] >= 3 or (len(words) >= 20 and distinct < 0.75):
+    elif top[1] >= 4 or (len(words) >= 20 and distinct < 0.75):
         yield Issue("repetition", "major", f"keeps repeating {' '.join(top[0])!r}")
     if re.search(r"\b(\w{2,})(?:\s+\1\b){2,}", reply.lower()) or re.search(
         r"([^\s.\d_-])\1{4,}", reply
@@ -264,10 +342,8 @@ def _ending(reply: str) -> Iterator[Issue]:
     else:
         tail = split_sentences(reply)[-1]
         # Spoken lines often lack the last mark; a long unclosed tail is a cut.
-        severity = "major" if len(words_of(tail)) > 18 else "minor"
-        yield Issue(
-            "unfinished", "major" if severity == "major" else "minor", "no closing punctuation"
-        )
+        severity: Severity = "major" if len(words_of(tail)) > 18 else "minor"
+        yield Issue("unfinished", severity, "no closing punctuation")
 
 
 def _density(reply: str) -> Iterator[Issue]:
@@ -283,7 +359,7 @@ def _density(reply: str) -> Iterator[Issue]:
         return
     for sentence in split_sentences(reply):
         own = [w for w in words_of(sentence) if w.isascii() and not w.isdigit()]
-        if len(own) >= 8 and sum(w in _FUNCTION for w in own) / len(own) < 0.13:
+        if len(own) >= 10 and sum(w in _FUNCTION for w in own) / len(own) < 0.1:
             yield Issue("keyword_list", "major", f"a string of keywords: {sentence[:50]!r}")
             return
 
@@ -298,7 +374,8 @@ def _copying(reply: str, messages: Sequence[Message]) -> Iterator[Issue]:
     if (share := copied_share(mine, hotelier, 4)) > 0.5:
         yield Issue("hotelier_echo", "major", f"{share:.0%} repeats the hotelier's words")
     if (share := copied_share(mine, own, 4)) > 0.5:
-        yield Issue("script_repeat", "major", f"{share:.0%} repeats what the agent said before")
+        severity: Severity = "major" if share > 0.75 else "minor"
+        yield Issue("script_repeat", severity, f"{share:.0%} repeats what the agent said before")
 
 
 def copied_share(words: Sequence[str], sources: Sequence[str], n: int) -> float:
