@@ -1,4 +1,7 @@
-"""Typed rows of the data sets that have no record of their own."""
+"""Typed rows of the data sets that have no record of their own.
+
+`split` is `train` or `heldout`: the row's own, or the reader's choice where the row has none.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ class Preference:
     prompt: Prompt
     chosen: str
     rejected: str
+    split: str
     source: str = ""
     defect: str = ""
 
@@ -25,6 +29,7 @@ class Demonstration:
 
     prompt: Prompt
     reply: str
+    split: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class Verdict:
     prompt: Prompt
     reply: str
     labels: Mapping[str, bool]
+    split: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def read_preferences(path: Path, split: str | None = None) -> list[Preference]:
             _prompt(row),
             row["chosen"],
             row["rejected"],
+            row["split"],
             row.get("source") or "",
             row.get("defect") or "",
         )
@@ -41,13 +42,15 @@ def read_preferences(path: Path, split: str | None = None) -> list[Preference]:
 
 def read_sft(path: Path, split: str | None = None) -> list[Demonstration]:
     """All demonstrations, or those of one split. Raises `DataError`."""
-    return [Demonstration(_prompt(row), row["reply"]) for row in _rows(path, "sft", split)]
+    return [
+        Demonstration(_prompt(row), row["reply"], row["split"]) for row in _rows(path, "sft", split)
+    ]
 
 
 def read_verdicts(path: Path, split: str | None = None) -> list[Verdict]:
     """All labelled replies, or those of one split. Raises `DataError`."""
     return [
-        Verdict(_prompt(row), row["reply"], labels_of(row["labels"]) or {})
+        Verdict(_prompt(row), row["reply"], labels_of(row["labels"]) or {}, row["split"])
         for row in _rows(path, "verdicts", split)
     ]
 
@@ -77,14 +80,10 @@ def _rows(path: Path, kind: Kind, split: str | None) -> list[Row]:
     if faults:
         raise DataError(path, faults)
     rows = [row for _, row in numbered]
-    if split is None:
-        return rows
     held = _held_out(sorted({row["prompt_id"] for row in rows if not row.get("split")}))
-    chosen = [
-        row
-        for row in rows
-        if (row.get("split") or ("heldout" if row["prompt_id"] in held else "train")) == split
-    ]
+    for row in rows:
+        row["split"] = row.get("split") or ("heldout" if row["prompt_id"] in held else "train")
+    chosen = [row for row in rows if split is None or row["split"] == split]
     if not chosen:
         raise DataError(path, [Fault(None, "split", f"no row has the split {split!r}")])
     return chosen

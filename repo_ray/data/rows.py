@@ -99,11 +99,11 @@ def _jsonl_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[int, Row]
                 yield Fault(number, "", "blank line")
                 continue
             try:
-                value = json.loads(line, object_pairs_hook=_unique_keys)
-            except json.JSONDecodeError as error:
-                yield Fault(number, "", f"not valid JSON: {error.msg} (column {error.colno})")
-            except (_DoubledKeyError, RecursionError) as error:
-                yield Fault(number, "", str(error))
+                value = json.loads(
+                    line, object_pairs_hook=_unique_keys, parse_constant=_no_constant
+                )
+            except (ValueError, RecursionError) as error:
+                yield Fault(number, "", f"not valid JSON: {error}")
             else:
                 if isinstance(value, dict):
                     yield number, {k: v for k, v in value.items() if k in wanted}
@@ -111,14 +111,15 @@ def _jsonl_rows(path: Path, wanted: Collection[str]) -> Iterator[tuple[int, Row]
                     yield Fault(number, "", f"expected a JSON object, found {type(value).__name__}")
 
 
-class _DoubledKeyError(Exception):
-    """A JSON object names a key twice, so that one value would be lost."""
-
-
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses an object that names a key twice, since one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [k for k, _ in pairs]
         doubled = next(k for k in names if names.count(k) > 1)
-        raise _DoubledKeyError(f"the key {doubled!r} occurs twice in one object")
+        raise ValueError(f"the key {doubled!r} occurs twice in one object")
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -65,7 +65,7 @@ def object_of(value: Any) -> dict[str, Any] | None:
         return value
     try:
         parsed = json.loads(value) if isinstance(value, str) else None
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
 

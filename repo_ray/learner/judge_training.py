@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
+from repo_ray.data.examples import Verdict
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
-from repo_ray.learner.preparation import Verdict, adapted, base_of, chosen_rows
+from repo_ray.learner.preparation import adapted, base_of, chosen_rows
 from repo_ray.models.packing import PackedBatch, Tree, pack, token_budget_batches, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards.judge import local
@@ -117,7 +118,7 @@ def _judged(
     together: dict[tuple[Message, ...], list[Verdict]] = defaultdict(list)
     for row in rows:
         if any(c in row.labels for c in questions):
-            together[row.messages].append(row)
+            together[row.prompt.messages].append(row)
     items = []
     for messages, replies in together.items():
         for start in range(0, len(replies), MAX_REPLIES):

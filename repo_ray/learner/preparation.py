@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from peft import PeftModel
@@ -13,44 +12,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.data.examples import Demonstration, Preference, Verdict
 from repo_ray.learner.fitting import choose
 from repo_ray.models.adapters import adapter_layers, add_adapters
 from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
-from repo_ray.records import Message
 from repo_ray.rewards.tuned import Base
 
-
-class Row(Protocol):
-    @property
-    def prompt_id(self) -> str: ...
-    @property
-    def messages(self) -> tuple[Message, ...]: ...
-    @property
-    def split(self) -> str: ...
-
-
-class Demonstration(Row, Protocol):
-    @property
-    def reply(self) -> str: ...
-
-
-class Preference(Row, Protocol):
-    @property
-    def chosen(self) -> str: ...
-    @property
-    def rejected(self) -> str: ...
-    @property
-    def defect(self) -> str: ...
-
-
-class Verdict(Row, Protocol):
-    @property
-    def reply(self) -> str: ...
-    @property
-    def labels(self) -> Mapping[str, bool]: ...
-
-
-RowT = TypeVar("RowT", bound=Row)
+RowT = TypeVar("RowT", Demonstration, Preference, Verdict)
 
 
 def adapted(
@@ -93,14 +61,6 @@ def chosen_rows(
     rows: Sequence[RowT], stage: SupervisedConfig, seed: int
 ) -> tuple[list[RowT], list[RowT]]:
     """Training and held-out rows within the stage's limits."""
-    train = [row for row in rows if _split(row) == "train"]
-    heldout = [row for row in rows if _split(row) == "heldout"]
+    train = [row for row in rows if row.split == "train"]
+    heldout = [row for row in rows if row.split == "heldout"]
     return choose(train, stage.max_rows, seed), choose(heldout, stage.max_eval_rows, seed)
-
-
-def _split(row: Row) -> str:
-    if row.split:
-        return row.split
-    # By prompt, so that replies to one prompt stay on one side.
-    digest = hashlib.sha256(row.prompt_id.encode()).digest()
-    return "heldout" if digest[0] < 26 else "train"

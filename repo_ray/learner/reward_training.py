@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from repo_ray.config.settings import Config
+from repo_ray.data.examples import Preference
 from repo_ray.learner.fitting import Objective, Progress, fit
-from repo_ray.learner.preparation import Preference, adapted, base_of, chosen_rows
+from repo_ray.learner.preparation import adapted, base_of, chosen_rows
 from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
 from repo_ray.rewards import reward_model as rm
 from repo_ray.rewards.measures import calibration_error
@@ -47,7 +48,7 @@ def train_reward_model(
         return [
             rm.pair_tree(
                 tokenizer,
-                row.messages,
+                row.prompt.messages,
                 [row.chosen, row.rejected],
                 thinking=config.model.thinking,
             )

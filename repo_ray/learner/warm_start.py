@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from repo_ray.config.settings import Config
+from repo_ray.data.examples import Demonstration
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, evaluate, fit
-from repo_ray.learner.preparation import Demonstration, adapted, chosen_rows
+from repo_ray.learner.preparation import adapted, chosen_rows
 from repo_ray.models.adapters import adapter_parameters, computing, export_adapter
 from repo_ray.models.chat import encode_prompt, encode_reply
 from repo_ray.models.logprobs import token_logprobs
@@ -79,7 +80,7 @@ def train_sft(
     def encoded(rows: Sequence[Demonstration]) -> list[tuple[list[int], list[int]]]:
         return [
             (
-                encode_prompt(tokenizer, row.messages, thinking=config.model.thinking),
+                encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking),
                 encode_reply(tokenizer, row.reply),
             )
             for row in rows

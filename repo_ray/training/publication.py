@@ -63,12 +63,12 @@ class Publisher:
         async with self._lock:
             if self.current is None:
                 return
-            state = await asyncio.wait_for(member.handle.state.remote(), timeout_s)
+            state: EngineState = await asyncio.wait_for(member.handle.state.remote(), timeout_s)
             if (state.version, state.digest) != (self.current.version, self.current.digest):
                 ref = member.handle.push.remote(
                     self.current.blob, self.current.version, self.current.digest
                 )
-                report = await asyncio.wait_for(ref, timeout_s)
+                report: PushReport = await asyncio.wait_for(ref, timeout_s)
                 _check(report.engine, report.version, report.digest, self.current)
 
 

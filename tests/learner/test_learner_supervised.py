@@ -28,8 +28,9 @@ RUBRIC = Rubric(
 
 @dataclass(frozen=True)
 class Row:
-    prompt_id: str
-    messages: tuple[Message, ...]
+    """A row of every kind at once."""
+
+    prompt: Prompt
     split: str
     chosen: str = ""
     rejected: str = ""
@@ -49,8 +50,7 @@ def rows(count=64):
         )
         made.append(
             Row(
-                str(i),
-                (Message("user", f"A {b} room"),),
+                Prompt(str(i), (Message("user", f"A {b} room"),)),
                 "heldout" if i % 3 == 0 else "train",
                 chosen=f"Thanks for the {a} room",
                 rejected=f"No {a} room",
@@ -135,7 +135,7 @@ def test_reward_model_learns_a_preference_and_is_centred_on_its_reference(tiny_m
     assert sum(heldout.pairs_by_defect.values()) == heldout.pairs
     scorer = RewardModelScorer(tmp_path, settings, 1)
     held = [row for row in rows() if row.split == "heldout"]
-    prompts = [Prompt(r.prompt_id, r.messages) for r in held]
+    prompts = [r.prompt for r in held]
     batch = [(p, t) for p, r in zip(prompts, held, strict=True) for t in (r.chosen, r.rejected)]
     values = torch.tensor([s.value for s in scorer.score(batch)])
     assert values.mean().item() == pytest.approx(0, abs=1e-3)
