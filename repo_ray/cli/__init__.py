@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from repo_ray.cli import config, doctor, plan
+from repo_ray.cli import chat, config, data, doctor, export, plan, rescore, scale, score
 from repo_ray.cli.console import user_errors
 from repo_ray.config import ConfigError
 
@@ -22,6 +22,13 @@ app = typer.Typer(
 app.command("plan")(plan.command)
 app.command("doctor")(doctor.command)
 app.command("config")(config.command)
+app.add_typer(data.app, name="data")
+app.command("score")(score.command)
+app.command("rescore")(rescore.command)
+app.command("scale")(scale.scale)
+app.command("status")(scale.status)
+app.command("chat")(chat.command)
+app.command("export")(export.command)
 
 
 def main() -> None:

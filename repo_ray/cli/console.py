@@ -14,6 +14,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="YAML config; left out: all defaults.", dir_okay=False),
 ]
+RunOption = Annotated[Path, typer.Option("--run", "-r", help="Run folder.", file_okay=False)]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[section.key=value]...", help="Overrides of the config."),

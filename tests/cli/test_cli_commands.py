@@ -25,7 +25,18 @@ def test_help_is_quick_and_lists_the_commands():
     # Far below the seconds that importing torch, Ray or vLLM takes, even on a busy machine.
     assert time.monotonic() - start < 3
     assert result.returncode == 0
-    for command in ("plan", "config"):
+    for command in (
+        "plan",
+        "doctor",
+        "config",
+        "data",
+        "score",
+        "rescore",
+        "scale",
+        "status",
+        "chat",
+        "export",
+    ):
         assert command in result.stdout
 
 

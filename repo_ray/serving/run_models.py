@@ -1,0 +1,43 @@
+"""The models that a run folder holds: base, warm start and REPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from repo_ray.config import Config, load_config
+from repo_ray.pipeline.run_folder import RunFolder
+
+#: The bare base, the adapter after supervised fine-tuning, the adapter after REPO.
+Stage = Literal["base", "warm", "repo"]
+BLOB = "adapter.safetensors"
+
+
+class RunFolderError(Exception):
+    """The folder is no run, or lacks what is asked of it. The message names the path."""
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """`adapters` maps `warm` and `repo`, as far as the run has them, to their blobs."""
+
+    folder: RunFolder
+    config: Config
+    adapters: Mapping[str, bytes]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("base", *self.adapters)
+
+
+def open_run(root: Path) -> RunModels:
+    """Reads config and adapters of a run. Raises `RunFolderError` or `ConfigError`."""
+    saved = root / "config.yaml"
+    if not saved.is_file():
+        raise RunFolderError(f"{root}: not a run folder: no config.yaml in it")
+    folder = RunFolder(root.resolve())
+    places = {"warm": folder.warm_start / BLOB, "repo": folder.policy / BLOB}
+    adapters = {name: path.read_bytes() for name, path in places.items() if path.is_file()}
+    return RunModels(folder, load_config(saved), adapters)
