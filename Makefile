@@ -41,6 +41,8 @@ $(STAMP): $(LOCK) docker/requirements.in pyproject.toml
 	@echo 'Installing $(LOCK) ...'
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement $(LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@test $(DEVICE) != cpu || $(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
+	  || echo 'warning: vLLM needs the system library libnuma (Debian, Ubuntu: apt install libnuma1)' >&2
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

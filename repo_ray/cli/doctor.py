@@ -12,7 +12,14 @@ from repo_ray.cli.console import ConfigOption, OverridesArgument
 from repo_ray.cli.plan import machine
 from repo_ray.config import Config, load_config
 from repo_ray.doctor.check import Check
-from repo_ray.doctor.machine import resources, shared_memory, threads, token_auth, versions
+from repo_ray.doctor.machine import (
+    resources,
+    shared_memory,
+    system_library,
+    threads,
+    token_auth,
+    versions,
+)
 
 _LOCKS = Path(__file__).parents[2] / "docker"
 
@@ -46,6 +53,7 @@ def _checks(
 ) -> Iterator[Check]:
     device = "gpu" if config.rollout.pool.gpus else "cpu"
     yield versions(lock or _LOCKS / f"requirements-{device}.lock", _LOCKS / "requirements.in")
+    yield system_library(config)
     yield threads(config)
     yield shared_memory()
     yield token_auth(Path.home())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import re
@@ -51,6 +52,19 @@ def versions(lock: Path, inputs: Path) -> Check:
             "make setup",
         )
     return Check(name, "ok", f"all {len(pins)} packages as locked")
+
+
+def system_library(config: Config) -> Check:
+    """vLLM's CPU build links libnuma, which no Python package brings."""
+    if config.rollout.pool.gpus:
+        return Check("libnuma", "ok", "not needed on GPUs")
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        return Check(
+            "libnuma", "fail", "libnuma.so.1 is missing", "Debian, Ubuntu: apt install libnuma1"
+        )
+    return Check("libnuma", "ok", "found")
 
 
 def threads(config: Config) -> Check:

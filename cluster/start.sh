@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Starts Ray on this machine, token authentication on.
+#
+#   cluster/start.sh head              the first node, with dashboard and job server
+#   cluster/start.sh worker HOST:PORT  every further node; copy the head's token there first
+#
+# Ends with `ray stop`, which ends every Ray process of this machine, other people's included.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PATH="$PWD/.venv/bin:$PATH" # submitted jobs run with the PATH of whoever ran `ray start`
+export PATH
+export RAY_AUTH_MODE=token
+# Time between SIGTERM and SIGKILL when a job is stopped: enough to write a checkpoint.
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}"
+
+case "${1:-}" in
+head)
+  ray get-auth-token --generate >/dev/null
+  ray start --head --port="${PORT:-6379}" --dashboard-host="${DASHBOARD_HOST:-127.0.0.1}" \
+    --dashboard-port="${DASHBOARD_PORT:-8265}"
+  ;;
+worker)
+  ray start --address="${2:?usage: cluster/start.sh worker HOST:PORT}"
+  ;;
+*)
+  echo 'usage: cluster/start.sh head | worker HOST:PORT' >&2
+  exit 2
+  ;;
+esac
