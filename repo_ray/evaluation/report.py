@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 
 from repo_ray.evaluation.measures import Row, compute_differences, compute_measures
+from repo_ray.evaluation.report_examples import examples
 from repo_ray.evaluation.report_view import (
     accounting,
     chart_cards,
-    examples,
     measure_table,
     phase_times,
     publications,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repo_ray.evaluation.charts import Series, interval_bar, line_chart
-from repo_ray.evaluation.measures import MEASURES, Measure, MeasureSpec, Row
+from repo_ray.evaluation.measures import MEASURES, Measure, MeasureSpec
 
 Measures = Mapping[str, Measure]
 
@@ -332,80 +331,6 @@ def phase_times(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         return []
     rows = [(k.replace("_", " "), clock(v), f"{v / total:.0%}") for k, v in seconds.items()]
     return [*rows, ("total", clock(total), "")]
-
-
-def examples(columns: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
-    """Turns shown side by side: the largest gains and losses in gold score, and a spread.
-
-    Compared are the last two columns; the spread is evenly spaced over all turns, so that the
-    page does not show only extremes.
-    """
-    keyed = {
-        title: {(r["set"], r["dialogue_id"], r["turn"]): r for r in rows}
-        for title, rows in columns.items()
-    }
-    if not keyed:
-        return []
-    titles = list(keyed)
-    shared = sorted(set.intersection(*(set(rows) for rows in keyed.values())))
-    last, before = keyed[titles[-1]], keyed[titles[-2 if len(titles) > 1 else -1]]
-    by_gain = sorted(shared, key=lambda k: last[k]["gold_score"] - before[k]["gold_score"])
-    spread = shared[:: max(1, len(shared) // 4)][:4]
-    chosen = [
-        *(("largest gain", k) for k in reversed(by_gain[-3:])),
-        *(("largest loss", k) for k in by_gain[:3]),
-        *(("evenly spaced", k) for k in spread),
-    ]
-    seen: set[Any] = set()
-    cards = []
-    for why, key in chosen:
-        if key not in seen:
-            seen.add(key)
-            cards.append(_example(why, [(t, keyed[t][key]) for t in titles]))
-    return cards
-
-
-def _example(why: str, replies: Sequence[tuple[str, Row]]) -> dict[str, Any]:
-    first = replies[0][1]
-    gain = replies[-1][1]["gold_score"] - replies[-2 if len(replies) > 1 else -1][1]["gold_score"]
-    return {
-        "why": why,
-        "gain": f"{gain:+.2f}",
-        "where": f"{first['set']} · {first['dialogue_id']} · turn {first['turn']}",
-        "issue": first["issue"] or "",
-        "system": [m["content"] for m in first["messages"] if m["role"] == "system"],
-        "talk": [
-            ("Hotel" if m["role"] == "user" else "Agent", m["content"])
-            for m in first["messages"]
-            if m["role"] != "system"
-        ][-4:],
-        "replies": [{"title": title, **_reply(row)} for title, row in replies],
-    }
-
-
-def _reply(row: Row) -> dict[str, Any]:
-    scores = json.loads(row["scores"] or "{}")
-    sources = [
-        {
-            "name": name.replace("_", " "),
-            "value": f"{s['value']:+.2f}" if s["value"] is not None else "invalid",
-            "error": s["error"],
-            "detail": [
-                (k, f"{d['points']:+g}", d["reason"]) for k, d in s["detail"].items() if d["points"]
-            ],
-        }
-        for name, s in scores.items()
-    ]
-    return {
-        "text": row["reply"],
-        "cut": row["finish_reason"] == "length",
-        "rating": row["rating"],
-        "excellent": row["excellent"],
-        "gold": f"{row['gold_score']:.2f}",
-        "reward": f"{row['reward']:+.2f}" if row["reward"] is not None else None,
-        "issues": json.loads(row["issues"]),
-        "sources": sources,
-    }
 
 
 def clock(seconds: float) -> str:

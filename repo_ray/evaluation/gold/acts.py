@@ -327,6 +327,6 @@ def _role(sentence: str, amount: Amount) -> Role:
                 low, high = amount.end, cue.start()
             distance = float(max(high - low, 0))
             distance += 45 * sum(low <= a.start < high for a in others)
-            distance += 25 * len(_BREAK.findall(sentence[low:high])) if high > low else 0
+            distance += 40 * len(_BREAK.findall(sentence[low:high])) if high > low else 0
             best = min(best, (distance, role))
     return best[1]

@@ -15,7 +15,8 @@ from repo_ray.records import Message
 _LIMIT = re.compile(
     r"\b(?:my|our) (?:internal |real |final |maximum |max |price |absolute |upper |negotiation )*"
     r"(?:target|mandate|limit|ceiling|maximum|max|budget|cap|reservation|bottom line|authori[sz]ation|threshold|walk-?away)\b"
-    r"|\b(?:target|mandate) (?:net )?(?:price|rate|number|figure|net|is|of|was)\b|\bmandate\b"
+    r"|\b(?:target|mandate) (?:net )?(?:price|rate|number|figure|net|is|of|was)\b|\bmandate\b|instruction sheet|\b(?:as|the|our|my) (?:target|ceiling|upper limit|price limit)\b"
+    r"(?! (?:guests?|customers?|markets?|audience|travell?ers|group))"
     r"|\b(?:the (?:most|highest|maximum)|as high as|no (?:more|higher) than|at most|up to|maximum of|max of)\b"
     r"[^.!?]{0,25}\b(?:i|we)(?:'m|'re| am| are)? (?:can|could|may|allowed|authori[sz]ed|able|permitted|pay|accept|go)\b"
     r"|\b(?:i|we)(?:'m|'re| am| are)? (?:can|could|may|only|allowed to|authori[sz]ed(?: to)?|able to|permitted to)\b"
@@ -30,6 +31,11 @@ _JARGON = re.compile(
 )
 _CLOSING = re.compile(
     r"\b(?:thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure)\b",
+    re.IGNORECASE,
+)
+_DONE = re.compile(
+    r"\b(?:finish\w*|done|settled|complet\w+|recorded|updated?|in place|nothing else|no further|summary|goes live|all set|"
+    r"agreed|confirmation)\b",
     re.IGNORECASE,
 )
 _HAND_OVER = re.compile(
@@ -265,6 +271,11 @@ def _coverage(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> Itera
 
 def thanks(reply: Reply) -> bool:
     return _CLOSING.search(reply.text) is not None
+
+
+def completes(reply: Reply) -> bool:
+    """Says that the matter is done."""
+    return _DONE.search(reply.text) is not None
 
 
 def hands_over(reply: Reply) -> bool:

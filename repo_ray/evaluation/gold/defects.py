@@ -10,16 +10,18 @@ GOLD_ISSUES: dict[str, frozenset[str]] = {
     defect: frozenset(issues.split())
     for defect, issues in {
         "wrong_number": "invented_amount wrong_fact_amount ticket_mixup price_kind_mixup "
-        "invented_statistic wrong_date false_comparison",
-        "invented_number": "invented_amount wrong_fact_amount invented_statistic unreachable_ask",
+        "invented_statistic wrong_date false_comparison unreachable_ask asks_above_mandate "
+        "commits_above_mandate assumed_consent bids_over_quote",
+        "invented_number": "invented_amount wrong_fact_amount invented_statistic unreachable_ask "
+        "asks_above_mandate commits_above_mandate assumed_consent bids_over_quote",
         "selling_net_confusion": "price_kind_mixup wrong_fact_amount",
         "price_outside_mandate": "commits_above_mandate asks_above_mandate",
         "wrong_stage": "stage_action_missing price_not_pursued assumed_consent reopened_settled",
         "not_accepting_at_target": "acceptance_missed",
         "consent_from_silence": "assumed_consent",
-        "misread_silence": "assumed_consent",
+        "misread_silence": "assumed_consent price_not_pursued stage_action_missing",
         "ticket_missed": "ticket_left_out",
-        "repeated_confirmation": "reconfirms_settled",
+        "repeated_confirmation": "reconfirms_settled reopened_settled",
         "gave_up_price": "price_not_pursued stage_action_missing",
         "still_pushing_after_accept": "reopened_settled acceptance_missed",
         "repeated_script": "script_repeat repetition",

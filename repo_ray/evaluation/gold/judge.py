@@ -82,7 +82,7 @@ def _action(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> float:
         return 1.0 if deal.hands_over(reply) else 0.5 if deal.thanks(reply) else 0.0
     if scenario.stage == "close":
         asked = any(s.act in ("asks", "confirms") for s in reply.sentences)
-        closing = deal.thanks(reply) or reply.does("accepts")
+        closing = deal.thanks(reply) or deal.completes(reply)
         return 0.5 * closing + 0.5 * (closing and not asked)
     per_item = [_item_action(reply, item.ticket, scenario) for item in scenario.pending]
     if not per_item:

@@ -15,7 +15,7 @@ from repo_ray.records import Message
 _HEARD = re.compile(
     r"\b(?:understand\w*|understood|hear you|i hear|appreciate|fair (?:point|enough|concern)|makes sense|"
     r"i (?:can )?see (?:why|that|your|how)|i know|sorry|apolog\w+|of course|true|you(?:'re| are) right|"
-    r"valid|no (?:rush|hurry|problem)|take your time|respect|not easy|must be|sounds like|i get (?:it|that)|recogni[sz]e|"
+    r"valid|no (?:rush|hurry|problem)|take your time|respect|not easy|must be|sounds like|i get (?:it|that)|recogni[sz]e|feel for you|regret|natural|won't keep|aware|kind of you|generous|is clear|goodwill|"
     r"completely|can imagine|certainly|reasonable|tough|noted|thank\w*|thanks)\b",
     re.IGNORECASE,
 )
@@ -32,7 +32,7 @@ _PROMISE = re.compile(
     r"|\b(?:will|(?:sure|bound|certain) to) (?:\w+ ){0,3}(?:double|triple|sell out|be (?:fully booked|sold out|full)|skyrocket|explode)\b"
     r"|\b(?:i|we)(?:'ll| will| can)? (?:put|place|rank|move|push|list|make|keep|get) (?:you|your \w+|it) (?:\w+ ){0,3}(?:first|top|number one|no\.? ?1|#1|on top|front page|home ?page)\b"
     r"|\b(?:no risk|risk[- ]free|without (?:any )?risk|waive (?:all|the|your)|zero commission|free (?:advertis\w+|promotion|marketing)|"
-    r"refund (?:you|the|any)|cover (?:any|your|all) (?:loss\w*|costs?)|compensate|exclusive (?:deal|placement)|at least \d+ (?:more )?(?:bookings|orders|guests|rooms?))\b",
+    r"refund\w* (?:you|the|any|by|in full)|cover (?:any|your|all) (?:loss\w*|costs?)|compensate|exclusive (?:deal|placement)|at least \d+ (?:more )?(?:bookings|orders|guests|rooms?))\b",
     re.IGNORECASE,
 )
 _PROMISE_DENIED = re.compile(
@@ -42,7 +42,7 @@ _PROMISE_DENIED = re.compile(
 _PRESSURE = re.compile(
     r"\b(?:or else|you (?:must|have to|had better|need to) (?:\w+ )?(?:lower|drop|cut|accept|agree|give|reduce|do|change|decide)|no choice|"
     r"last (?:chance|warning)|final (?:offer|warning|notice)|take it or leave it|non-?negotiable|de-?list\w*|remove (?:you|your)|take (?:you|your \w+) (?:down|offline|off)|"
-    r"block your|suspend|penal\w+|punish\w*|blacklist\w*|regret|ridiculous|greedy|stupid|nonsense|stop wasting|"
+    r"block your|suspend|penal\w+|punish\w*|blacklist\w*|you(?:'ll| will) regret|(?:your|own) fault|fix it|ridiculous|greedy|stupid|nonsense|stop wasting|"
     r"waste (?:of )?(?:my|our) time|hurry up|just (?:\w+) (?:it|the|your)|absurd|excuses?|pathetic|unreasonable|silly|lazy|"
     r"(?:we|i)(?:'ll| will) (?:stop|hide|drop you|lower your rank\w*|cut your|push your \w+ down|send (?:all )?(?:the )?(?:guests|orders) (?:elsewhere|away))|"
     r"lose (?:all|your) (?:bookings|exposure|guests|listing)|you are wrong|don't be|be serious|be reasonable)\b",
@@ -70,7 +70,7 @@ _GUESTS: dict[str, re.Pattern[str]] = {
         re.I,
     ),
     "homestay": re.compile(
-        r"\b(?:homestay|hosts?|home-?cooked|home away|neighbou?rhood|courtyard|homely|cosy|cozy)\b",
+        r"\b(?:homestay|home-?cooked|home away|neighbou?rhood|courtyard|homely|cosy|cozy)\b",
         re.I,
     ),
     "airport": re.compile(

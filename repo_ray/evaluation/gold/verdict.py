@@ -1,5 +1,7 @@
 """What the gold evaluator says of one reply, and how findings become a score and a rating."""
 
+# ruff: noqa: SIM905 (word lists read better as text)
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -14,69 +16,23 @@ KEPT: Mapping[Severity, float] = {"minor": 0.88, "major": 0.5, "severe": 0.15}
 
 #: Issues by the skill that they refute; the paper's four binary skills.
 FLUENCY = frozenset(
-    [
-        "empty",
-        "garbled",
-        "repetition",
-        "unfinished",
-        "foreign_script",
-        "markup",
-        "speaks_for_hotelier",
-        "placeholder",
-        "reasoning_shown",
-        "prompt_echo",
-        "hotelier_echo",
-        "keyword_list",
-        "over_long",
-    ]
+    "empty garbled repetition unfinished foreign_script markup speaks_for_hotelier "
+    "placeholder reasoning_shown prompt_echo hotelier_echo keyword_list over_long".split()
 )
 WORKFLOW = frozenset(
-    [
-        "commits_above_mandate",
-        "asks_above_mandate",
-        "assumed_consent",
-        "acceptance_missed",
-        "reopened_settled",
-        "stage_action_missing",
-        "ticket_left_out",
-        "internal_limit_disclosed",
-        "internal_term",
-        "over_promise",
-        "reasoning_shown",
-    ]
+    "commits_above_mandate asks_above_mandate assumed_consent acceptance_missed "
+    "reopened_settled stage_action_missing ticket_left_out internal_limit_disclosed "
+    "internal_term over_promise reasoning_shown".split()
 )
 EFFECTIVENESS = frozenset(
-    [
-        "price_not_pursued",
-        "acceptance_missed",
-        "commits_above_mandate",
-        "bids_over_quote",
-        "pressure",
-        "evidence_missing",
-        "objection_unheard",
-        "script_repeat",
-        "too_thin",
-        "flattery",
-        "false_comparison",
-        "asks_above_mandate",
-        "unreachable_ask",
-    ]
+    "price_not_pursued acceptance_missed commits_above_mandate bids_over_quote pressure "
+    "evidence_missing objection_unheard script_repeat too_thin flattery false_comparison "
+    "asks_above_mandate unreachable_ask".split()
 )
 SCOPE = frozenset(
-    [
-        "invented_amount",
-        "wrong_fact_amount",
-        "price_kind_mixup",
-        "ticket_mixup",
-        "false_comparison",
-        "invented_statistic",
-        "wrong_date",
-        "assumed_consent",
-        "type_mismatch",
-        "ticket_left_out",
-        "hotelier_echo",
-        "prompt_echo",
-    ]
+    "invented_amount wrong_fact_amount price_kind_mixup ticket_mixup false_comparison "
+    "invented_statistic wrong_date assumed_consent type_mismatch ticket_left_out "
+    "hotelier_echo prompt_echo".split()
 )
 
 
