@@ -52,7 +52,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
 
 
 def test_more_steps_than_prompts_give_is_refused() -> None:
-    with pytest.raises(ValueError, match="give 2 steps: raise run.epochs"):
+    with pytest.raises(ValueError, match=r"give 2 steps: raise run\.epochs"):
         Schedule.of(prompts(4), RunConfig(epochs=1, batch_size=2, steps=3))
 
 

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from repo_ray.config import ConfigError, dump_config, load_config
+
+
+def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {steps: 3, name: a}\njudge: {enabled: false}\n")
+    config = load_config(path, ["run.steps=5", "reward_model.pool.cpus=0.5"])
+    assert (config.run.steps, config.run.name) == (5, "a")
+    assert config.reward_model.pool.cpus == 0.5
+    assert not config.judge.enabled
+
+
+def test_a_dumped_config_loads_to_the_same(tmp_path: Path) -> None:
+    config = load_config(None, ["run.name=x", "algorithm.clip=0.3", "data.prompts=p.jsonl"])
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("run: {stepz: 3}", [], r"c.yaml: run.stepz: unknown key"),
+        ("run: {steps: 0}", [], r"run.steps: .*greater than or equal to 1.*found 0"),
+        ("- a", [], r"expected a mapping of sections, found list"),
+        ("run: {", [], r"not valid YAML"),
+        ("", ["run.steps"], r"expected section.key=value"),
+        ("", ["run.name.x=1"], r"run.name"),
+        ("judge: {kind: endpoint}", [], r"judge.base_url and judge.model must be set"),
+        ("judge: {model: m}", [], r"no effect when judge.kind is local"),
+        ("run: {batch_size: 5}\nalgorithm: {minibatches: 2}", [], r"must be divisible"),
+        (
+            "reward_model: {enabled: false}\njudge: {enabled: false}\nrules: {enabled: false}",
+            [],
+            r"there is no reward",
+        ),
+        ("rollout: {max_model_len: 100}", [], r"exceeds rollout.max_model_len"),
+    ],
+)
+def test_bad_settings_are_refused_with_file_and_key(
+    tmp_path: Path, text: str, overrides: list[str], expected: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        load_config(path, overrides)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "none.yaml")

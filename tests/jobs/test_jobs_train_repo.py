@@ -1,0 +1,229 @@
+"""The main job, whole and real, on a tiny random model: run, recount, recompute, stop, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from repo_ray.training.checkpoints import latest_checkpoint
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+
+JOB = Path(__file__).parents[2] / "jobs" / "train_repo.py"
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything small, nothing switched off."""
+    stage = {"lr": 1e-3, "batch_size": 4, "max_rows": 16, "max_eval_rows": 16}
+    pool = {"cpus": 0.1, "threads": 1}
+    tree = {
+        "run": {"name": "tiny", "steps": 3, "batch_size": BATCH, "checkpoint_every": 1},
+        "model": {
+            "path": str(tiny_model),
+            "dtype": "float32",
+            "attention": "eager",
+            "max_prompt_tokens": 480,
+        },
+        "lora": {"rank": 4, "alpha": 8},
+        "data": {"build_preferences": 60},
+        "sampling": {"max_new_tokens": 12, "temperature": 0.9},
+        "rollout": {
+            "max_model_len": 512,
+            "max_num_seqs": 16,
+            "canary_tolerance": 0.01,
+            "pool": {**pool, "max_in_flight": 16},
+        },
+        "reward_model": {"pool": pool},
+        "judge": {"pool": pool, "min_auc": 0.0},
+        "rules": {"pool": {**pool, "max_in_flight": 4}},
+        "learner": {"cpus": 0.1, "threads": 1, "policy_lr": 1e-3, "value_lr": 1e-3},
+        "warm_start": stage,
+        "train_reward_model": stage,
+        "train_judge": stage,
+        "evaluation": {
+            "online_dialogues": 2,
+            "badcase_dialogues": 2,
+            "turns_per_dialogue": 1,
+            "bootstrap": 50,
+        },
+    }
+    path = tmp_path_factory.mktemp("job") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def start(config: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, str(JOB), "--config", str(config), f"run.dir={runs}", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process: subprocess.Popen[str], status: int) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == status, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run's folder. It was stopped by SIGTERM after its first step, then resumed."""
+    runs = tmp_path_factory.mktemp("runs")
+    folder = runs / "tiny"
+    process = start(config, runs)
+    try:
+        limit = time.monotonic() + 600
+        while not (folder / "checkpoints" / "step-000001").is_dir():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < limit, "no checkpoint within ten minutes"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        output = finish(process, 143)
+    finally:
+        process.kill()
+    assert "--resume continues" in output
+    stopped = latest_checkpoint(folder / "checkpoints")
+    assert stopped is not None
+    assert stopped.step in (1, 2)
+    assert not (folder / "summary.json").exists()
+    finish(start(config, runs, "--resume"), 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def steps(run: Path) -> list[list[dict[str, Any]]]:
+    paths = sorted((run / "trajectories").glob("*.parquet"))
+    return [pq.read_table(path).to_pylist() for path in paths]
+
+
+def test_the_summary_agrees_with_a_recount_of_the_trajectories(
+    summary: dict[str, Any], steps: list[list[dict[str, Any]]]
+) -> None:
+    ids = Counter(row["prompt_id"] for rows in steps for row in rows)
+    assert len(steps) == 3
+    assert max(ids.values()) == 1
+    samples = summary["samples"]
+    assert samples["consumed"] == sum(ids.values())
+    assert samples["issued"] == 3 * BATCH
+    assert samples["issued"] == samples["consumed"] + sum(samples["dropped"].values())
+
+
+def test_every_engine_ends_with_the_learners_last_adapter(summary: dict[str, Any]) -> None:
+    adapters = summary["adapters"]
+    assert adapters["engines"]
+    for engine in adapters["engines"]:
+        assert engine["digest"] == adapters["learner"]["digest"]
+        assert engine["verified"]
+
+
+def test_samples_carry_the_version_that_they_were_sampled_from(
+    steps: list[list[dict[str, Any]]],
+) -> None:
+    for step, rows in enumerate(steps):
+        assert {v for row in rows for v in row["versions"]} == {step}
+
+
+def test_the_reward_is_the_papers_formula(steps: list[list[dict[str, Any]]]) -> None:
+    for row in (row for rows in steps for row in rows):
+        e = max(-100.0, min(100.0, row["e_judge"] + row["e_func"]))
+        sign = (row["r_model"] > 0) - (row["r_model"] < 0)
+        assert row["reward"] == pytest.approx(row["r_model"] * (1 + sign * e / 100))
+
+
+def test_gae_and_losses_recompute_from_disk(run: Path, steps: list[list[dict[str, Any]]]) -> None:
+    """Plain loops over the saved numbers; nothing of the package's own algorithms."""
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    for rows, measured in zip(steps, metrics, strict=True):
+        raw: list[list[float]] = []
+        for row in rows:
+            values, length = row["old_values"], len(row["token_ids"])
+            following, advantages = 0.0, [0.0] * length
+            for t in reversed(range(length)):
+                last = t == length - 1
+                reward = row["reward"] if last else 0.0
+                next_value = 0.0 if last else values[t + 1]
+                following = reward + next_value - values[t] + 0.95 * following
+                advantages[t] = following
+            raw.append(advantages)
+            assert row["returns"] == pytest.approx(
+                [a + v for a, v in zip(advantages, values, strict=True)], abs=1e-4
+            )
+        flat = [a for advantages in raw for a in advantages]
+        mean = sum(flat) / len(flat)
+        deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat))
+        policy = value = 0.0
+        for row, advantages in zip(rows, raw, strict=True):
+            for t, advantage in enumerate(advantages):
+                whitened = (advantage - mean) / deviation
+                assert row["advantages"][t] == pytest.approx(whitened, abs=2e-3)
+                ratio = math.exp(row["new_logprobs"][t] - row["behaviour_logprobs"][t])
+                clipped = max(0.8, min(1.2, ratio))
+                policy -= min(ratio * whitened, clipped * whitened) / len(flat)
+                old, new, target = row["old_values"][t], row["new_values"][t], row["returns"][t]
+                near = old + max(-0.2, min(0.2, new - old))
+                value += 0.5 * max((new - target) ** 2, (near - target) ** 2) / len(flat)
+        assert measured["policy_loss"] == pytest.approx(policy, abs=2e-3)
+        assert measured["value_loss"] == pytest.approx(value, rel=1e-3, abs=1e-4)
+
+
+def test_sampler_and_learner_agree_on_the_log_probs(steps: list[list[dict[str, Any]]]) -> None:
+    """fp32 on both sides, temperature 0.9: the first forward pass sees the policy that sampled."""
+    for row in (row for rows in steps for row in rows):
+        assert row["new_logprobs"] == pytest.approx(row["behaviour_logprobs"], abs=2e-3)
+
+
+def test_the_report_is_written_and_the_adapter_is_a_peft_folder(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert (run / "adapters" / "policy" / "adapter_config.json").is_file()
+
+
+def test_an_existing_run_is_not_overwritten(config: Path, run: Path) -> None:
+    output = finish(start(config, run.parent), 2)
+    assert "--resume" in output
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("run.stepz=3", "run.stepz: unknown key"),
+        ("rules.path=/no/such/rules.yaml", "/no/such/rules.yaml"),
+        ("data.prompts=/no/such/prompts.parquet", "/no/such/prompts.parquet"),
+        (
+            "judge={kind: endpoint, base_url: 'http://127.0.0.1:9/v1', model: m, max_retries: 0}",
+            "127.0.0.1:9",
+        ),
+    ],
+)
+def test_bad_input_gets_one_clear_error_before_anything_starts(
+    config: Path, tmp_path: Path, override: str, expected: str
+) -> None:
+    output = finish(start(config, tmp_path, override), 2)
+    assert expected in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.iterdir())
