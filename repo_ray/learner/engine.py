@@ -2,7 +2,7 @@
 
 Trainable parameters stay float32 in the module and the frozen base keeps its own type:
 DeepSpeed's bf16/fp16 modes, which cast the whole module, are off, and low-precision compute is
-the module's own business (`models.adapters.computing`). ZeRO shards optimizer state (1),
+the module's own business (`models.lora_linear`). ZeRO shards optimizer state (1),
 gradients (2) and all parameters, the frozen base included (3).
 
 Each parameter group has its own learning rate and its own gradient-norm limit. DeepSpeed knows

@@ -20,7 +20,6 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.helpers import disable_input_dtype_casting
 from peft.tuners.lora import LoraLayer, LoraModel
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
+from repo_ray.models.lora_linear import LoraLinear
 
 FORMAT = "repo_ray.adapter/1"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -80,6 +80,7 @@ def add_adapters(
         bias="none",
         task_type="CAUSAL_LM",
     )
+    lora._register_custom_module({nn.Linear: LoraLinear})
     model = get_peft_model(base, lora, adapter_name=names[0], autocast_adapter_dtype=True)
     for name in names[1:]:
         model.add_adapter(name, lora, autocast_adapter_dtype=True)
@@ -140,13 +141,7 @@ def activate(model: PeftModel, name: str) -> None:
 
 @contextmanager
 def computing(model: PeftModel, adapter: str | None) -> Iterator[None]:
-    """Forward passes inside use `adapter` (None: the bare base) in the base's own type.
-
-    Adapter weights are float32 masters. On a bfloat16 base they are cast for each product by
-    autocast; PEFT's cast of the activations *up* to float32 is off, it would double the cost.
-    """
-    base = next(p for p in model.parameters() if not p.requires_grad)
-    low = base.dtype != torch.float32
+    """Forward passes inside use `adapter`, or the bare base for None."""
     layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
     disabled = [m._disable_adapters for m in layers]
     if adapter is not None:
@@ -154,11 +149,7 @@ def computing(model: PeftModel, adapter: str | None) -> Iterator[None]:
     for layer in layers:
         layer._disable_adapters = adapter is None
     try:
-        with (
-            torch.autocast(base.device.type, base.dtype, enabled=low),
-            disable_input_dtype_casting(model, active=low),
-        ):
-            yield
+        yield
     finally:
         for layer, was in zip(layers, disabled, strict=True):
             layer._disable_adapters = was

@@ -20,5 +20,4 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Float[Tensor, "... hidden"]) -> Float[Tensor, ...]:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return self.linear(hidden.float()).squeeze(-1)
+        return self.linear(hidden.float()).squeeze(-1)
