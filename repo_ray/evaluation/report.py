@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from repo_ray.evaluation.report_view import (
     verdict,
 )
 
+#: Column names of a run's files as the page shows them.
+TITLES = {"warm_start": "warm start", "repo": "REPO"}
+
 
 @dataclass(frozen=True)
 class ReportData:
@@ -29,7 +32,7 @@ class ReportData:
     `summary` is `summary.json`. Read where present, left out where not: `name`, `model`,
     `backends` and `software` (name -> text), `hardware`, `config`, `seed`, `steps`,
     `reductions` (list of text: what was made smaller than the paper, and to what), `ledger`
-    (`training.accounting.Ledger.state`), `canary` (name -> number), `seconds` (phase ->
+    (`training.accounting.Ledger.state`), `canary` (engine -> {`engine_moved`, `peft_moved`}), `seconds` (phase ->
     seconds), `tokens_per_s` (`rollout`, `learner`), `peak_memory_gib`, `adapters`
     (`learner`: {version, digest}; `engines`: list of {engine, version, digest, ...}).
 
@@ -53,6 +56,7 @@ def write_report(path: Path, data: ReportData) -> None:
 
 def render(data: ReportData) -> str:
     """The page as text."""
+    data = replace(data, columns={TITLES.get(t, t): rows for t, rows in data.columns.items()})
     titles = list(data.columns)
     measures = {t: compute_measures(data.columns[t], data.resamples, data.seed) for t in titles}
     differences = (

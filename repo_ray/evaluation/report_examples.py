@@ -12,6 +12,7 @@ from repo_ray.evaluation.measures import Row
 def examples(columns: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     """Turns shown side by side: the largest gains and losses in gold score, and a spread.
 
+    Turns that every reward source scored in every column go first, where there are any.
     Compared are the last two columns; the spread is evenly spaced over all turns, so that the
     page does not show only extremes.
     """
@@ -23,6 +24,8 @@ def examples(columns: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
         return []
     titles = list(keyed)
     shared = sorted(set.intersection(*(set(rows) for rows in keyed.values())))
+    scored = [k for k in shared if all(rows[k]["reward"] is not None for rows in keyed.values())]
+    shared = scored or shared
     last, before = keyed[titles[-1]], keyed[titles[-2 if len(titles) > 1 else -1]]
     by_gain = sorted(shared, key=lambda k: last[k]["gold_score"] - before[k]["gold_score"])
     spread = shared[:: max(1, len(shared) // 4)][:4]

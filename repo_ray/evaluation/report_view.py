@@ -246,13 +246,24 @@ def _checks(
             "Every push read back" if worst == 0 else "A push differed when read back",
             f"{len(pushes)} verified pushes, largest difference {worst:g}",
         )
-    canary = summary.get("canary")
-    if isinstance(canary, Mapping) and _is_number(canary.get("engine_moved")):
-        moved, expected = canary["engine_moved"], canary.get("peft_moved", 0.0)
+    for engine, canary in dict(summary.get("canary", {})).items():
+        moved, expected = float(canary["engine_moved"]), float(canary["peft_moved"])
         add(
-            True,
-            "Canary adapter moved the sampler",
-            f"{moved:.2f} nats per token, {expected:.2f} expected",
+            abs(moved - expected) <= 0.5 * expected,
+            "A canary adapter moved the sampler",
+            f"{engine}: {moved:.2f} nats per token, {expected:.2f} expected",
+        )
+    adapters = summary.get("adapters")
+    if adapters and adapters.get("engines"):
+        learner = adapters["learner"]
+        same = all(e["digest"] == learner["digest"] for e in adapters["engines"])
+        add(
+            same,
+            "Learner and engines hold the same adapter"
+            if same
+            else "An engine holds another adapter",
+            f"version {learner['version']}, {str(learner['digest'])[:12]}, "
+            f"{len(adapters['engines'])} engine(s)",
         )
     ledger = _ledger(summary, metrics)
     if ledger is not None:
@@ -354,4 +365,6 @@ def _short(value: float) -> str:
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return "not measured"
     return f"{value:,.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

@@ -67,7 +67,7 @@ def report_data(steps: int = 40, hostile: str = "") -> ReportData:
     rng = random.Random(7)
     online, bad = rows(30, None), rows(45, "consent_from_silence")
     columns = {}
-    for seed, (title, skill) in enumerate({"base": 0.1, "warm start": 0.5, "REPO": 0.8}.items()):
+    for seed, (title, skill) in enumerate({"base": 0.1, "warm_start": 0.5, "repo": 0.8}.items()):
         made = replies(online, skill, seed)
         if hostile:
             made[0] = GeneratedReply(hostile, "stop", 5, made[0].scores, made[0].reward)
@@ -131,7 +131,11 @@ def report_data(steps: int = 40, hostile: str = "") -> ReportData:
             "48 new tokens instead of 512",
             "1,200 preference rows instead of 6,632",
         ],
-        "canary": {"engine_moved": 1.31, "peft_moved": 1.3},
+        "canary": {"rollout-0": {"engine_moved": 1.31, "peft_moved": 1.3}},
+        "adapters": {
+            "learner": {"version": steps, "digest": f"{steps:064x}"},
+            "engines": [{"engine": "rollout-0", "version": steps, "digest": f"{steps:064x}"}],
+        },
         "ledger": {
             "issued": 16 * steps,
             "consumed": 16 * steps - 1,

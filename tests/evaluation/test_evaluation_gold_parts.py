@@ -299,3 +299,15 @@ def test_every_defect_of_the_data_builder_has_gold_issues() -> None:
     for defect, issues in GOLD_ISSUES.items():
         for issue in issues:
             assert f'"{issue}"' in source, f"{defect}: no check yields {issue}"
+
+
+def test_the_hidden_truth_overrules_what_words_seem_to_say() -> None:
+    talk = [
+        Message("assistant", "Could you do 380?"),
+        Message("user", "Sure, deal of the century."),
+    ]
+    assert read_hotelier(talk).stance == "agrees"
+    assert read_hotelier(talk, consents=False).stance == "other"
+    assert (
+        read_hotelier([*talk[:1], Message("user", "So be it.")], consents=True).stance == "agrees"
+    )

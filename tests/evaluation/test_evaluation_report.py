@@ -29,10 +29,10 @@ HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}</blo
 
 def test_measures_are_recomputable_from_the_file(tmp_path: Path) -> None:
     columns = report_data().columns
-    save_evaluation(tmp_path, "repo", columns["REPO"])
+    save_evaluation(tmp_path, "repo", columns["repo"])
     loaded = load_evaluation(tmp_path, "repo")
-    assert loaded == [dict(r) for r in columns["REPO"]]
-    assert compute_measures(loaded) == compute_measures(columns["REPO"])
+    assert loaded == [dict(r) for r in columns["repo"]]
+    assert compute_measures(loaded) == compute_measures(columns["repo"])
 
 
 def test_rows_without_context_are_judged_on_text() -> None:
@@ -150,7 +150,7 @@ def test_hostile_replies_stay_text() -> None:
 def test_the_page_has_the_numbers() -> None:
     data = report_data()
     text = " ".join(Page(render(data)).text.split())
-    value = compute_measures(data.columns["REPO"], data.resamples)["dialogue_rating"].value
+    value = compute_measures(data.columns["repo"], data.resamples)["dialogue_rating"].value
     assert "It learned" in text
     assert f"{value:.2f}" in text
     assert "16 prompts per step instead of 128" in text
@@ -171,7 +171,7 @@ def test_a_gain_of_reward_alone_is_called_out() -> None:
 
 def test_getting_worse_is_said() -> None:
     data = report_data()
-    columns = {"warm start": data.columns["REPO"], "REPO": data.columns["base"]}
+    columns = {"warm_start": data.columns["repo"], "repo": data.columns["base"]}
     assert "It got worse" in Page(render(dataclasses.replace(data, columns=columns))).text
 
 

@@ -121,14 +121,22 @@ class HotelierTurn:
         return self.stance in ("opening", "silent", "vague", "refuses", "asks", "other")
 
 
-def read_hotelier(messages: Sequence[Message]) -> HotelierTurn:
-    """The stance of the last user message; `opening` when the hotelier has said nothing yet."""
+def read_hotelier(messages: Sequence[Message], consents: bool | None = None) -> HotelierTurn:
+    """The stance of the last user message; `opening` when the hotelier has said nothing yet.
+
+    `consents` is the hidden truth, where the data has it; it overrules what the words seem to say.
+    """
     last = next((m for m in reversed(messages) if m.role != "system"), None)
     if last is None or last.role != "user":
         return HotelierTurn("", "opening", frozenset(), frozenset())
     text = last.content.strip()
     amounts = frozenset(a.value for a in find_amounts(text) if not a.difference)
-    return HotelierTurn(text, _stance(text, bool(amounts)), amounts, topics_of(text))
+    stance = _stance(text, bool(amounts))
+    if consents is False and stance == "agrees":
+        stance = "other"
+    elif consents is True and stance != "counters":
+        stance = "agrees"
+    return HotelierTurn(text, stance, amounts, topics_of(text))
 
 
 def topics_of(text: str) -> frozenset[str]:

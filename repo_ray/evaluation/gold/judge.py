@@ -38,7 +38,7 @@ def judge_reply(
     if not scenario.items:
         issues += persuasion.tone_issues(read)
         return weigh(issues, {"text": _brevity(reply)}, "text")
-    hotelier = read_hotelier(messages)
+    hotelier = read_hotelier(messages, scenario.consents)
     issues += number_issues(read, scenario, messages)
     issues += deal.deal_issues(read, scenario, hotelier, messages)
     issues += persuasion.persuasion_issues(read, scenario, hotelier, messages)

@@ -40,6 +40,7 @@ class Scenario:
     hotel_type: str = ""
     check_in: date | None = None
     patience: int | None = None
+    consents: bool | None = None
     room_words: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
@@ -82,6 +83,7 @@ def read_scenario(context: Mapping[str, Any], hidden: Mapping[str, Any]) -> Scen
         hotel_type=str(context.get("hotel_type") or "").lower(),
         check_in=_date(context.get("check_in")),
         patience=_amount(hidden.get("patience")),
+        consents=consents if isinstance(consents := hidden.get("consents"), bool) else None,
         room_words=_distinctive_words(items),
     )
 
