@@ -118,7 +118,7 @@ class SamplingConfig(Settings):
     """How replies are sampled. top-p and top-k stay off: behaviour log-probs are then exact."""
 
     max_new_tokens: Positive = Field(512, description="Paper: 512.")
-    temperature: PositiveFloat = Field(
+    temperature: Annotated[float, Field(gt=0, le=2)] = Field(
         1.0, description="The learner scales its logits by the same value."
     )
 

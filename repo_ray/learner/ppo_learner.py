@@ -383,20 +383,25 @@ class PPOLearner:
     def logprobs_of(
         self, samples: Sequence[TokenSequence], role: Role = POLICY
     ) -> list[list[float]]:
-        """Log-probabilities (nats, after temperature) of each sample's response tokens.
+        """Log-probabilities (nats, at temperature 1) of each sample's response tokens.
 
         `role` is `policy` or `base` (adapters off). Every rank computes all samples.
         """
+        head = self._network.logprob_head
         order = range(len(samples))
         budget = self._config.learner.micro_batch_tokens
         result: list[list[float]] = [[] for _ in order]
-        with torch.no_grad():
-            for rows in token_budget_batches([_length(s) for s in samples], budget):
-                part = SequenceBatch.of([samples[r] for r in rows], self._engine.device)
-                flat, _ = self._engine.module(part, role)
-                sizes = [len(samples[r].token_ids) for r in rows]
-                for row, values in zip(rows, flat.cpu().split(sizes), strict=True):
-                    result[row] = values.tolist()
+        head.temperature = 1.0
+        try:
+            with torch.no_grad():
+                for rows in token_budget_batches([_length(s) for s in samples], budget):
+                    part = SequenceBatch.of([samples[r] for r in rows], self._engine.device)
+                    flat, _ = self._engine.module(part, role)
+                    sizes = [len(samples[r].token_ids) for r in rows]
+                    for row, values in zip(rows, flat.cpu().split(sizes), strict=True):
+                        result[row] = values.tolist()
+        finally:
+            head.temperature = self._config.sampling.temperature
         return result
 
     # --- checkpoints -----------------------------------------------------------------------

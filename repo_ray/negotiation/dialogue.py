@@ -24,7 +24,7 @@ from repo_ray.negotiation.sop import Stage
 from repo_ray.records import Message
 
 #: About 300 tokens of a small model's tokenizer, which spends one on every digit.
-MAX_PROMPT_CHARS = 900
+MAX_PROMPT_CHARS = 840
 
 
 @dataclass(frozen=True, slots=True)

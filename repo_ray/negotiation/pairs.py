@@ -13,7 +13,7 @@ from random import Random
 
 from repo_ray.negotiation.dialogue import Turn, path_to, play
 from repo_ray.negotiation.grammar import Draft, Split, draw, join
-from repo_ray.negotiation.replies import Reply, Style, compose, good_style
+from repo_ray.negotiation.replies import Reply, Style, compose, good_style, sentences
 from repo_ray.negotiation.scenarios import Item, generate_scenario
 from repo_ray.negotiation.situations import FINAL, OBJECTIONS, SILENT, Action, State
 
@@ -60,7 +60,7 @@ SWAPS: tuple[tuple[Case, Case], ...] = (
     ),
     (
         Case(("settled",), "close", "accept_query", "repeated_confirmation"),
-        Case(("agree", "quote_low"), "accept_query", "close", "wrong_stage"),
+        Case(("quote_low", "hold"), "accept_query", "close", "wrong_stage"),
     ),
     (
         Case(FINAL, "escalate", "ask", "wrong_stage"),
@@ -87,6 +87,8 @@ _NUMBER_DEFECTS = {
     "selling_net_confusion": 1,
     "price_outside_mandate": 1,
 }
+
+_TRIES = 4
 
 
 def turn_in(
@@ -205,10 +207,18 @@ SOURCES: dict[str, tuple[int, dict[str, float]]] = {
 
 
 def preference_pair(source: str, split: Split, rng: Random) -> Pair:
-    """A pair as this source would give it."""
+    """A pair as this source would give it; the chosen reply repeats no earlier sentence where
+    the banks allow it."""
     weights = SOURCES[source][1]
     kind = rng.choices(list(weights), list(weights.values()))[0]
-    return wording(split, rng) if kind == "wording" else CONTEXTUAL[kind](split, rng)
+    make = wording if kind == "wording" else CONTEXTUAL[kind]
+    pair = make(split, rng)
+    for _ in range(_TRIES):
+        said = sentences(" ".join(m.content for m in pair.turn.chat if m.role == "assistant"))
+        if not said & sentences(pair.chosen):
+            break
+        pair = make(split, rng)
+    return pair
 
 
 def _pair(turn: Turn, right: Reply, wrong: Reply, defect: str) -> Pair:
@@ -218,7 +228,7 @@ def _pair(turn: Turn, right: Reply, wrong: Reply, defect: str) -> Pair:
 
 def _shared_front(state: State, split: Split, rng: Random) -> tuple[Draft | None, Style]:
     """The acknowledgement that both replies of a pair open with, and their common style."""
-    style = Style(empathy=False, reason=rng.random() < 0.7)
+    style = Style(empathy=False, reason=rng.random() < 0.85)
     ack = state.spec.ack if rng.random() < 0.8 else "neutral"
     return draw("replies", f"ack.{ack}", split, rng), style
 

@@ -68,7 +68,8 @@ def good_reply(
 
     Sentences in `said` (the agent's own earlier ones) are avoided as far as the banks allow.
     """
-    action = rng.choice(state.spec.actions)
+    best, *others = state.spec.actions
+    action = rng.choice(others) if others and rng.random() < 0.25 else best
     reply = compose(state, action, good_style(state, rng), split, rng)
     for _ in range(6):
         if not sentences(reply.text) & said:
@@ -220,7 +221,9 @@ def _prices(item: Item, labels: dict[str, str]) -> dict[str, str]:
 
 def _labels(state: State, rng: Random) -> dict[str, str]:
     """How the reply calls each ticket."""
-    form = rng.choice(("the {0}", "the {0}", "{1} ({0})", "{1}"))
+    # Three tickets by room and id would leave no room for a reason.
+    both = "{1} ({0})" if len(state.scenario.items) < 3 else "{1}"
+    form = rng.choice(("the {0}", "the {0}", both, "{1}"))
     if len(state.scenario.items) == 1:
         form = rng.choice(("the {0}", "the {0}", "your {0}", "{1}"))
     return {i.ticket: form.format(i.room, i.ticket) for i in state.scenario.items}

@@ -30,7 +30,7 @@ QuoteLevel = Literal["high", "middle", "hold", "low", "target"]
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One kind of hotelier turn. `ack` names the fitting acknowledgement; `quote` the level of
+    """One kind of hotelier turn. `actions` are right, the first one best. `ack` names the fitting acknowledgement; `quote` the level of
     the prices it names, if it names any."""
 
     act: str
@@ -75,7 +75,7 @@ SITUATIONS: dict[str, Situation] = {
     ),
     "hold": Situation("hold", Stage.CONFIRM, _ACCEPT, "glad", "firm", "hold"),
     "quote_low": Situation("counter", Stage.CONFIRM, _ACCEPT, "glad", "cooperative", "low"),
-    "agree": Situation("agree", Stage.CONFIRM, _ACCEPT, "glad", "cooperative", "target"),
+    "agree": Situation("agree", Stage.CONFIRM, ("accept",), "glad", "cooperative", "target"),
     "settled": Situation("settled", Stage.CLOSE, ("close",), "glad", "content"),
     "refuse": Situation("refuse", Stage.ESCALATE, ("escalate",), "refused", "firm"),
     "absent": Situation("absent", Stage.ESCALATE, ("escalate",), "refused", "powerless"),

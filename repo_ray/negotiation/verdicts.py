@@ -30,8 +30,9 @@ _MIX: tuple[tuple[int, tuple[str, ...], tuple[Action, ...]], ...] = (
     (11, ("settled",), ("ask",)),
     (8, ("settled",), ("close",)),
     (9, ("quote_low", "agree"), ("ask",)),
-    (4, ("agree",), ("check_in",)),
-    (9, ("quote_low", "agree", "hold"), ("accept", "accept_query")),
+    (5, ("agree",), ("check_in", "accept_query")),
+    (8, ("quote_low", "hold"), ("accept", "accept_query")),
+    (3, ("agree",), ("accept",)),
     (10, ("interest", *OBJECTIONS, "quote_high"), ("ask",)),
     (4, ("ready",), ("evidence",)),
     (3, ("greet",), ("introduce",)),
@@ -67,9 +68,7 @@ def labels(state: State, reply: Reply) -> dict[str, bool]:
     settled = {i.ticket for i in state.due_items} | set(state.agreed)
     spoken = {i.ticket for i in reply.items}
     pursuing = action == "ask" and bool(spoken & settled)
-    again = (situation == "settled" and action in ("accept_query", "check_in")) or (
-        situation == "agree" and action == "check_in"
-    )
+    again = situation in ("settled", "agree") and action in ("accept_query", "check_in")
     return {
         "sop_compliance": action in state.spec.actions,
         "emotional_value": reply.style.empathy,

@@ -9,7 +9,13 @@ from typing import Any
 
 from repo_ray.config import Config
 from repo_ray.records import Prompt, Rollout
-from repo_ray.rollouts.publication import CanaryReport, check_canary, make_canary
+from repo_ray.rollouts.publication import (
+    CANARY_MARGIN,
+    CanaryReport,
+    check_canary,
+    make_canary,
+    mean_difference,
+)
 from repo_ray.training.checkpoints import Checkpoint
 from repo_ray.training.collect import sampling_seed
 from repo_ray.training.schedule import Schedule
@@ -17,8 +23,13 @@ from repo_ray.training.system import System
 
 #: The canary is published under a version that no learner step has.
 CANARY_VERSION = -1
-#: Standard deviation of what it adds to every linear layer's output; moves log-probs by nats.
-CANARY_SCALE = 0.5
+#: Standard deviation of what the canary adds to every linear layer's output: the first try,
+#: and the factor of the next. Log-probs must move by ten tolerances, but not much further, since
+#: the rounding by which engine and PEFT may differ grows with it (SmolLM2-135M in bf16: 1.1 nats
+#: moved and 0.07 apart at 0.5, 1.9 and 0.09 at 0.7).
+FIRST_SCALE, SCALE_STEP, MAX_TRIES = 0.4, 1.15, 12
+#: How far beyond the required move PEFT's should be, so that the engine's is beyond it too.
+RESERVE = 1.1
 PROBES = 4
 PROBE_TOKENS = 16
 
@@ -37,7 +48,6 @@ async def run_canary(
     learner, rollout, publisher = system.learner, system.rollout, system.publisher
     policy = await learner.adapter_blob("policy")
     zero = make_canary(policy, seed=config.run.seed, scale=0.0)
-    canary = make_canary(policy, seed=config.run.seed, scale=CANARY_SCALE)
     samples = await asyncio.gather(
         *(
             _reply(config, system, f"canary-{i}", prompt, encode)
@@ -46,7 +56,12 @@ async def run_canary(
     )
     probes = [(list(r.prompt_token_ids), list(r.token_ids)) for r in samples]
     peft_before = await learner.probe(zero, samples)
-    peft_after = await learner.probe(canary, samples)
+    wanted = RESERVE * CANARY_MARGIN * config.rollout.canary_tolerance
+    for attempt in range(MAX_TRIES):
+        canary = make_canary(policy, config.run.seed, FIRST_SCALE * SCALE_STEP**attempt)
+        peft_after = await learner.probe(canary, samples)
+        if mean_difference(peft_after, peft_before) >= wanted:
+            break
     before = await rollout.broadcast("probe", probes)
     await publisher.push(rollout, canary, CANARY_VERSION)
     after = await rollout.broadcast("probe", probes)

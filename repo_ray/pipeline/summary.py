@@ -84,7 +84,7 @@ def summarise(
     ledger = outcome.ledger
 
     def average(key: str) -> float | None:
-        values = [row[key] for row in metrics if key in row]
+        values = [row[key] for row in metrics if row.get(key) is not None]
         return sum(values) / len(values) if values else None
 
     return {

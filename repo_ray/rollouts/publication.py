@@ -175,10 +175,10 @@ def check_canary(
     """
     report = CanaryReport(
         tokens=sum(map(len, engine_before)),
-        engine_moved=_mean_difference(engine_after, engine_before),
-        peft_moved=_mean_difference(peft_after, peft_before),
-        base_difference=_mean_difference(engine_before, peft_before),
-        canary_difference=_mean_difference(engine_after, peft_after),
+        engine_moved=mean_difference(engine_after, engine_before),
+        peft_moved=mean_difference(peft_after, peft_before),
+        base_difference=mean_difference(engine_before, peft_before),
+        canary_difference=mean_difference(engine_after, peft_after),
     )
     needed = CANARY_MARGIN * tolerance
     # Written so that NaN fails every check.
@@ -205,7 +205,8 @@ def check_canary(
     return report
 
 
-def _mean_difference(first: Logprobs, second: Logprobs) -> float:
+def mean_difference(first: Logprobs, second: Logprobs) -> float:
+    """Mean absolute difference (nats per token). Raises `PublicationError` without tokens."""
     pairs = [
         (x, y)
         for one, other in zip(first, second, strict=True)

@@ -122,6 +122,7 @@ def test_swaps_are_mirrored() -> None:
         ("settled", "accept_query", "repeated_confirmation"),
         ("quote_low", "ask", "still_pursuing_price"),
         ("agree", "check_in", "repeated_confirmation"),
+        ("agree", "accept_query", "repeated_confirmation"),
         ("quote_low", "accept", "sop_compliance"),
         ("settled", "close", "sop_compliance"),
         ("silence", "check_in", "sop_compliance"),
