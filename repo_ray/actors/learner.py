@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
+from repo_ray.actors.environment import thread_environment
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
@@ -75,7 +76,7 @@ class LearnerGroup:
             "num_cpus": learner.cpus,
             "num_gpus": learner.gpus,
             "max_restarts": 0,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(learner.threads)}},
+            "runtime_env": {"env_vars": thread_environment(learner.threads)},
         }
         self._ranks = [
             LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ import ray
 from ray.actor import ActorHandle
 
 from repo_ray.actors.control import namespace, start_control
+from repo_ray.actors.environment import thread_environment
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
 from repo_ray.config.settings import SupervisedConfig
@@ -215,7 +216,7 @@ class Pipeline:
                 num_cpus=config.learner.cpus,
                 num_gpus=config.learner.gpus,
                 max_concurrency=2,
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": str(config.learner.threads)}},
+                runtime_env={"env_vars": thread_environment(config.learner.threads)},
             ).remote()
             try:
                 work = asyncio.ensure_future(

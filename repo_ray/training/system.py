@@ -11,6 +11,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from repo_ray.actors.control import namespace
+from repo_ray.actors.environment import thread_environment
 from repo_ray.actors.learner import LearnerGroup
 from repo_ray.actors.pool import ActorPool
 from repo_ray.actors.rollout import RolloutActor
@@ -89,7 +90,7 @@ class System:
             namespace(config.run.name),
             config.rollout.pool,
             spawn,
-            env_vars=engine_environment(config),
+            env_vars=thread_environment(config.rollout.pool.threads) | engine_environment(config),
             on_ready=lambda member: publisher.bring_up_to_date(
                 member, config.rollout.pool.timeout_s
             ),
@@ -122,5 +123,5 @@ class System:
             namespace(self.config.run.name),
             pool,
             lambda name, options: actor.options(**options).remote(self.config, *arguments),
-            env_vars={"OMP_NUM_THREADS": str(pool.threads), "TOKENIZERS_PARALLELISM": "false"},
+            env_vars=thread_environment(pool.threads),
         )
