@@ -7,6 +7,8 @@ DEVICE      ?= cpu
 # Address of an index with the CPU build of torch; needed where pip does not know one already.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+# Threads that wait sleep: tests share the cores with the actors that they start.
+export OMP_WAIT_POLICY := PASSIVE
 
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' docker/requirements.in)
 UV_VERSION    := 0.13.9
@@ -47,7 +49,7 @@ $(STAMP): $(LOCK) docker/requirements.in pyproject.toml
 	@touch $@
 
 quickstart: setup  ## run the main job on this machine: data to report, at most 12 minutes on 2 cores
-	$(BIN)/python jobs/train_repo.py --config jobs/configs/quickstart.yaml
+	$(BIN)/python jobs/train_repo.py --config jobs/configs/quickstart.yaml --resume
 
 check: setup  ## lint, format and types
 	$(BIN)/ruff check .

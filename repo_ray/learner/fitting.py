@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,13 +35,14 @@ class TrainingError(Exception):
 class Objective(Generic[Item]):
     """What is trained, and how a batch of items becomes a loss.
 
-    `units` counts what the loss is averaged over (tokens, pairs, verdicts). `loss` runs the
-    module through its first argument and returns sums over the units: the loss and the
-    metrics.
+    `rows` counts the data rows in an item, `length` its tokens, `units` what the loss is averaged
+    over (tokens, pairs, verdicts). `loss` runs the module through its first argument and returns
+    sums over the units: the loss and the metrics.
     """
 
     module: nn.Module
     parameters: Sequence[nn.Parameter]
+    rows: Callable[[Item], int]
     length: Callable[[Item], int]
     units: Callable[[Item], int]
     loss: Callable[[Callable[..., Tensor], Sequence[Item]], tuple[Tensor, Mapping[str, float]]]
@@ -65,14 +66,18 @@ def fit(
 ) -> Fit:
     """Trains with AdamW, a linear warm-up and a linear decay to zero.
 
-    The loss of a step is the mean over the units of its `stage.batch_size` items, whatever the
-    micro-batches. Raises `TrainingError` on an empty set and on repeated non-finite gradients.
+    The loss of a step is the mean over the units of its items, `stage.batch_size` rows or more
+    by less than an item, whatever the micro-batches. Raises `TrainingError` on an empty set and on repeated non-finite gradients.
     """
     if not items:
         raise TrainingError("no training rows")
     started = time.perf_counter()
-    per_epoch = math.ceil(len(items) / stage.batch_size)
-    total = per_epoch * stage.epochs
+    batches = [
+        batch
+        for epoch in range(stage.epochs)
+        for batch in _batches(objective, items, stage.batch_size, f"{config.run.seed}/{epoch}")
+    ]
+    total = len(batches)
     engine = build_engine(
         objective.module,
         [
@@ -90,7 +95,7 @@ def fit(
     skipped = 0
     history: list[Mapping[str, float]] = []
     try:
-        for batch in _batches(items, stage, config.run.seed):
+        for batch in batches:
             metrics, fault = _step(engine, objective, batch, config.learner.micro_batch_tokens)
             skipped = skipped + 1 if fault else 0
             if skipped > config.run.max_skipped_updates:
@@ -100,7 +105,7 @@ def fit(
                 progress(len(history), total, metrics)
     finally:
         engine.close()
-    last = history[-per_epoch:]
+    last = history[-math.ceil(total / stage.epochs) :]
     means = {key: sum(m[key] for m in last) / len(last) for key in last[-1]}
     return Fit(total, time.perf_counter() - started, means)
 
@@ -119,20 +124,38 @@ def evaluate(
     return {key: value / units for key, value in sums.items()}
 
 
-def choose(rows: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
-    """At most `limit` rows, drawn without replacement, in their original order."""
+def choose(
+    rows: Sequence[Item], limit: int | None, seed: int, group: Callable[[Item], Hashable]
+) -> list[Item]:
+    """At most `limit` rows in their original order, drawn without replacement.
+
+    Rows of one group are drawn together (the last group may be cut), so that replies to one
+    prompt can share its computation.
+    """
     if limit is None or limit >= len(rows):
         return list(rows)
-    kept = sorted(random.Random(seed).sample(range(len(rows)), limit))
-    return [rows[i] for i in kept]
+    groups: dict[Hashable, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(group(row), []).append(index)
+    order = list(groups.values())
+    random.Random(seed).shuffle(order)
+    kept = [index for members in order for index in members][:limit]
+    return [rows[index] for index in sorted(kept)]
 
 
-def _batches(items: Sequence[Item], stage: SupervisedConfig, seed: int) -> Iterator[list[Item]]:
-    for epoch in range(stage.epochs):
-        order = list(items)
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        for start in range(0, len(order), stage.batch_size):
-            yield order[start : start + stage.batch_size]
+def _batches(
+    objective: Objective[Item], items: Sequence[Item], size: int, seed: str
+) -> Iterator[list[Item]]:
+    order = list(items)
+    random.Random(seed).shuffle(order)
+    batch: list[Item] = []
+    for item in order:
+        batch.append(item)
+        if sum(map(objective.rows, batch)) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _micro_batches(

@@ -78,6 +78,7 @@ def train_judge(
     objective = Objective(
         network,
         network.trainable(),
+        rows=lambda item: sum(s.parent == 0 for s in item.tree),
         length=lambda item: tree_length(item.tree),
         units=lambda item: len(item.labels),
         loss=loss,

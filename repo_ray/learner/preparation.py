@@ -63,4 +63,7 @@ def chosen_rows(
     """Training and held-out rows within the stage's limits."""
     train = [row for row in rows if row.split == "train"]
     heldout = [row for row in rows if row.split == "heldout"]
-    return choose(train, stage.max_rows, seed), choose(heldout, stage.max_eval_rows, seed)
+    return (
+        choose(train, stage.max_rows, seed, lambda row: row.prompt.prompt_id),
+        choose(heldout, stage.max_eval_rows, seed, lambda row: row.prompt.prompt_id),
+    )

@@ -68,7 +68,12 @@ def train_reward_model(
 
     train, heldout = chosen_rows(rows, stage, config.run.seed)
     objective = Objective(
-        network, network.trainable(), length=tree_length, units=lambda _: 1, loss=loss
+        network,
+        network.trainable(),
+        rows=lambda _: 1,
+        length=tree_length,
+        units=lambda _: 1,
+        loss=loss,
     )
     fitted = fit(objective, trees(train), stage, config, progress)
 

@@ -89,6 +89,7 @@ def train_sft(
     def loss(
         forward: Callable[..., Tensor], items: Sequence[tuple[list[int], list[int]]]
     ) -> tuple[Tensor, dict[str, float]]:
+        rows = (lambda _: 1,)
         length = max(len(prompt) + len(reply) for prompt, reply in items)
         ids = torch.full((len(items), length), pad)
         mask = torch.zeros((len(items), length), dtype=torch.long)

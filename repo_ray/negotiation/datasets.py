@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from repo_ray.negotiation.evaluation_sets import BAD_CASES, bad_case_dialogue, o
 from repo_ray.negotiation.grammar import Split
 from repo_ray.negotiation.pairs import SOURCES, preference_pair, turn_in
 from repo_ray.negotiation.situations import FINAL, OBJECTIONS
-from repo_ray.negotiation.verdicts import labelled_reply
+from repo_ray.negotiation.verdicts import labelled_replies
 from repo_ray.records import (
     DIALOGUES_SCHEMA,
     PREFERENCES_SCHEMA,
@@ -31,6 +32,9 @@ ONLINE_DIALOGUES = 30
 BADCASE_DIALOGUES = 45
 DEVELOPMENT_DIALOGUES = 20
 HELDOUT_SHARE = 0.15
+#: Replies judged of each prompt: the same conversation makes one right and another wrong, and a
+#: judge that reads it once for all of them trains almost twice as fast.
+VERDICTS_PER_PROMPT = 3
 
 #: How often a prompt is of which situation.
 _SITUATIONS: dict[str, float] = {
@@ -141,15 +145,18 @@ class _Builder:
         return rows
 
     def verdicts(self, count: int) -> list[Row]:
-        rows = []
-        for index, split in enumerate(_splits(count)):
+        prompts = math.ceil(count / VERDICTS_PER_PROMPT)
+        rows: list[Row] = []
+        for index, split in enumerate(_splits(prompts)):
+            size = min(VERDICTS_PER_PROMPT, count - len(rows))
             made, messages = self._fresh(
                 f"verdicts/{index}",
-                partial(labelled_reply, split),
-                lambda made: made.turn,
+                partial(labelled_replies, split, count=size),
+                lambda made: made[0].turn,
             )
-            row = _row(f"verdict-{index:05d}", made.turn, messages, split, made.families)
-            rows.append(row | {"reply": made.reply, "labels": list(made.labels.items())})
+            for one in made:
+                row = _row(f"verdict-{index:05d}", one.turn, messages, split, one.families)
+                rows.append(row | {"reply": one.reply, "labels": list(one.labels.items())})
         return rows
 
     def online(self) -> list[Row]:

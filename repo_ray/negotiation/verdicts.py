@@ -41,25 +41,49 @@ _MIX: tuple[tuple[int, tuple[str, ...], tuple[Action, ...]], ...] = (
 _WRONG_STAGE_SHARE = 0.08
 
 
-def labelled_reply(split: Split, rng: Random) -> LabelledReply:
-    """A reply of any quality with its labels."""
-    if rng.random() < _WRONG_STAGE_SHARE:
-        cases = [c for pair in SWAPS for c in pair if c.defect in ("wrong_stage", "gave_up_price")]
-        case = rng.choice(cases)
-        situations, action = case.situations, case.wrong
-    else:
-        _, situations, actions = rng.choices(_MIX, [m[0] for m in _MIX])[0]
-        action = rng.choice(actions)
-    turn = turn_in(rng.choice(situations), split, rng)
+def _choices() -> list[tuple[float, str, Action]]:
+    """Every (weight, situation, action) of the mix and of the wrong-stage cases."""
+    cases = [c for pair in SWAPS for c in pair if c.defect in ("wrong_stage", "gave_up_price")]
+    parts: list[tuple[float, tuple[str, ...], tuple[Action, ...]]] = [
+        (_WRONG_STAGE_SHARE / len(cases), case.situations, (case.wrong,)) for case in cases
+    ]
+    total = sum(share for share, _, _ in _MIX)
+    parts += [
+        ((1 - _WRONG_STAGE_SHARE) * share / total, situations, actions)
+        for share, situations, actions in _MIX
+    ]
+    return [
+        (share / len(situations) / len(actions), situation, action)
+        for share, situations, actions in parts
+        for situation in situations
+        for action in actions
+    ]
+
+
+_CHOICES = _choices()
+
+
+def labelled_replies(split: Split, rng: Random, count: int) -> list[LabelledReply]:
+    """`count` different replies of any quality to one prompt, with their labels."""
+    _, situation, _ = rng.choices(_CHOICES, [weight for weight, _, _ in _CHOICES])[0]
+    fitting = [(weight, action) for weight, where, action in _CHOICES if where == situation]
+    turn = turn_in(situation, split, rng)
+    made: dict[str, LabelledReply] = {}
+    while len(made) < count:
+        action = rng.choices([a for _, a in fitting], [weight for weight, _ in fitting])[0]
+        reply = compose(turn.state, action, _any_style(action, rng), split, rng)
+        made[reply.text] = LabelledReply(
+            turn, reply.text, labels(turn.state, reply), turn.families | reply.families
+        )
+    return list(made.values())
+
+
+def _any_style(action: Action, rng: Random) -> Style:
     pressure = action in ("ask", "check_in") and rng.random() < 0.25
     reason = not pressure and rng.random() < 0.7
     promise = reason and rng.random() < 0.42
     caution = not (pressure or promise) and rng.random() < 0.2
-    style = Style(rng.random() < 0.5, reason, promise, caution, pressure)
-    reply = compose(turn.state, action, style, split, rng)
-    return LabelledReply(
-        turn, reply.text, labels(turn.state, reply), turn.families | reply.families
-    )
+    return Style(rng.random() < 0.5, reason, promise, caution, pressure)
 
 
 def labels(state: State, reply: Reply) -> dict[str, bool]:

@@ -171,8 +171,16 @@ def test_no_rows_is_a_clear_error(tiny_model, tmp_path):
 
 
 def test_choose_draws_without_replacement_in_order_and_by_seed():
-    chosen = choose(range(100), 10, seed=1)
+    chosen = choose(range(100), 10, 1, group=lambda x: x)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == 10
-    assert chosen == choose(range(100), 10, seed=1) != choose(range(100), 10, seed=2)
-    assert choose(range(3), 10, seed=1) == choose(range(3), None, seed=1) == [0, 1, 2]
+    assert chosen == choose(range(100), 10, 1, group=lambda x: x)
+    assert chosen != choose(range(100), 10, 2, group=lambda x: x)
+    assert choose(range(3), 10, 1, group=lambda x: x) == [0, 1, 2]
+    assert choose(range(3), None, 1, group=lambda x: x) == [0, 1, 2]
+
+
+def test_choose_keeps_groups_together():
+    chosen = choose(range(90), 30, 1, group=lambda x: x // 3)
+    assert len(chosen) == 30
+    assert all(x // 3 * 3 + k in chosen for x in chosen for k in range(3))
