@@ -89,7 +89,6 @@ def train_sft(
     def loss(
         forward: Callable[..., Tensor], items: Sequence[tuple[list[int], list[int]]]
     ) -> tuple[Tensor, dict[str, float]]:
-        rows = (lambda _: 1,)
         length = max(len(prompt) + len(reply) for prompt, reply in items)
         ids = torch.full((len(items), length), pad)
         mask = torch.zeros((len(items), length), dtype=torch.long)
@@ -107,6 +106,7 @@ def train_sft(
     objective = Objective(
         ReplyLogprobs(model, config.learner.logprob_chunk),
         [p for p in adapter_parameters(model, POLICY) if p.requires_grad],
+        rows=lambda _: 1,
         length=lambda item: len(item[0]) + len(item[1]),
         units=lambda item: len(item[1]),
         loss=loss,
