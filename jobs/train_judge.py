@@ -11,11 +11,11 @@ import statistics
 import sys
 from pathlib import Path
 
-from repo_ray.data.reader import DataError, read_verdicts
 from rich.console import Console
 from rich.table import Table
 
 from repo_ray.config.load import ConfigError, load_config
+from repo_ray.data.reader import DataError, read_verdicts
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.learner.supervised import train_judge
 from repo_ray.models.loading import ModelNotFoundError, resolve_model

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +18,7 @@ from repo_ray.config.settings import Config
 from repo_ray.data.examples import Verdict
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
 from repo_ray.learner.preparation import adapted, base_of, chosen_rows
-from repo_ray.models.packing import PackedBatch, Tree, pack, token_budget_batches, tree_length
+from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards.judge import local
 from repo_ray.rewards.judge.network import ADAPTER, JudgeModel, judge_tree
@@ -26,6 +27,8 @@ from repo_ray.rewards.measures import calibration_error, rank_auc
 
 #: Conversations with more replies than this are judged in several sequences.
 MAX_REPLIES = 4
+#: Training conversations on which the untrained judge is measured, to set where it starts.
+OFFSET_ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -59,22 +62,45 @@ def train_judge(
     """
     stage = config.train_judge
     tokenizer, model = adapted(config, model_folder, ADAPTER, stage)
-    network = JudgeModel(model, tokenizer)
     questions = {c.criterion_id: c.question for c in rubric.criteria}
+    network = JudgeModel(model, tokenizer, tuple(questions))
+    number = {c: i for i, c in enumerate(questions)}
+
+    def logits(forward: Callable[..., Tensor], items: Sequence[_Judged]) -> Tensor:
+        trees = [item.tree for item in items]
+        batch = pack(trees, tokenizer.pad_token_id, model.dtype, model.device)
+        asked = [number[c] for item in items for c in item.criteria]
+        return forward(batch, torch.tensor(asked, device=model.device))
 
     def loss(
         forward: Callable[..., Tensor], items: Sequence[_Judged]
     ) -> tuple[Tensor, dict[str, float]]:
-        logits = forward(_pack_judged(items, tokenizer, model))
-        labels = torch.tensor([x for item in items for x in item.labels], device=logits.device)
-        right = float(((logits > 0) == labels).sum())
-        total = binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+        answers = logits(forward, items)
+        labels = torch.tensor([x for item in items for x in item.labels], device=answers.device)
+        right = float(((answers > 0) == labels).sum())
+        total = binary_cross_entropy_with_logits(answers, labels.float(), reduction="sum")
         return total, {"accuracy": right}
+
+    def measured(items: Sequence[_Judged]) -> dict[str, tuple[list[bool], list[float]]]:
+        """Labels and logits of every criterion."""
+        found: dict[str, tuple[list[bool], list[float]]] = {c: ([], []) for c in questions}
+        budget = config.learner.micro_batch_tokens
+        with torch.inference_mode():
+            for indices in token_budget_batches([tree_length(i.tree) for i in items], budget):
+                batch = [items[i] for i in indices]
+                values = iter(logits(network, batch).tolist())
+                for item in batch:
+                    for criterion, label in zip(item.criteria, item.labels, strict=True):
+                        found[criterion][0].append(label)
+                        found[criterion][1].append(next(values))
+        return found
 
     train, heldout = chosen_rows(rows, stage, config.run.seed)
     unlabelled = [c for c in questions if not any(c in row.labels for row in train)]
     if unlabelled:
         raise TrainingError(f"no training verdict has a label for: {', '.join(unlabelled)}")
+    items = _judged(train, questions, tokenizer)
+    _set_offsets(network, items, measured(items[:OFFSET_ITEMS]))
     objective = Objective(
         network,
         network.trainable(),
@@ -83,27 +109,12 @@ def train_judge(
         units=lambda item: len(item.labels),
         loss=loss,
     )
-    fitted = fit(objective, _judged(train, questions, tokenizer), stage, config, progress)
-
-    labels: dict[str, list[bool]] = {c: [] for c in questions}
-    likelihoods: dict[str, list[float]] = {c: [] for c in questions}
-    items = _judged(heldout, questions, tokenizer)
-    with torch.inference_mode():
-        for indices in token_budget_batches(
-            [tree_length(item.tree) for item in items], config.learner.micro_batch_tokens
-        ):
-            batch = [items[i] for i in indices]
-            values = iter(torch.sigmoid(network(_pack_judged(batch, tokenizer, model))).tolist())
-            for item in batch:
-                for criterion, label in zip(item.criteria, item.labels, strict=True):
-                    labels[criterion].append(label)
-                    likelihoods[criterion].append(next(values))
+    fitted = fit(objective, items, stage, config, progress)
+    figures = measured(_judged(heldout, questions, tokenizer))
     card = local.JudgeCard(
         format=local.FORMAT,
         base=base_of(config, model_folder),
-        criteria={
-            c: _criterion_figures(questions[c], labels[c], likelihoods[c]) for c in questions
-        },
+        criteria={c: _criterion_figures(questions[c], *figures[c]) for c in questions},
         rubric_digest=rubric.digest,
         train_verdicts=len(train),
         steps=fitted.steps,
@@ -132,16 +143,30 @@ def _judged(
     return items
 
 
-def _pack_judged(
-    items: Sequence[_Judged], tokenizer: PreTrainedTokenizerBase, model: PeftModel
-) -> PackedBatch:
-    return pack([item.tree for item in items], tokenizer.pad_token_id, model.dtype, model.device)
+def _set_offsets(
+    network: JudgeModel,
+    items: Sequence[_Judged],
+    untrained: Mapping[str, tuple[list[bool], list[float]]],
+) -> None:
+    """Starts every criterion at its share of true labels, so that no step is spent on learning it."""
+    for index, criterion in enumerate(network.criteria):
+        labels = [
+            label
+            for item in items
+            for c, label in zip(item.criteria, item.labels, strict=True)
+            if c == criterion
+        ]
+        odds = (sum(labels) + 0.5) / (len(labels) - sum(labels) + 0.5)
+        logits = untrained[criterion][1]
+        with torch.no_grad():
+            network.offsets[index] = math.log(odds) - (statistics.fmean(logits) if logits else 0.0)
 
 
 def _criterion_figures(
-    question: str, labels: Sequence[bool], likelihoods: Sequence[float]
+    question: str, labels: Sequence[bool], logits: Sequence[float]
 ) -> local.CriterionCard:
-    auc = rank_auc(labels, likelihoods)
+    auc = rank_auc(labels, logits)
+    likelihoods = torch.sigmoid(torch.tensor(logits)).tolist()
     return local.CriterionCard(
         question=question,
         auc=auc,

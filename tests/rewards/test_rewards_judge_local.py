@@ -9,6 +9,7 @@ from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
 from repo_ray.models.adapters import add_adapters
 from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
+from repo_ray.models.packing import pack
 from repo_ray.records import Message, Prompt
 from repo_ray.rewards.judge.local import FORMAT, CriterionCard, JudgeCard, LocalJudge, save_judge
 from repo_ray.rewards.judge.network import JudgeModel, judge_tree
@@ -41,10 +42,12 @@ def tokenizer(tiny_model):
 def network(tiny_model, tokenizer):
     torch.manual_seed(1)
     base = load_base(tiny_model, torch.float32, "sdpa")
-    network = JudgeModel(add_adapters(base, ["judge"], LoraShape(rank=4, alpha=4)), tokenizer)
+    network = JudgeModel(
+        add_adapters(base, ["judge"], LoraShape(rank=4, alpha=4)), tokenizer, RUBRIC.ids
+    )
     with torch.no_grad():
         for parameter in network.trainable():
-            parameter.copy_(torch.randn_like(parameter) * 0.1)
+            parameter += torch.randn_like(parameter) * 0.1
     return network
 
 
@@ -78,22 +81,34 @@ def checkpoint(tmp_path, tiny_model, network):
     return tmp_path
 
 
-def alone(network, tokenizer, reply, question):
-    """softmax over the ` yes` and ` no` logits after one plain sequence with one question."""
-    tree = judge_tree(tokenizer, PROMPT.messages, [(reply, {"c": question})])
+def alone(network, tokenizer, reply, index):
+    """The likelihood from one plain sequence with one question."""
+    question = {"c": RUBRIC.criteria[index].question}
+    tree = judge_tree(tokenizer, PROMPT.messages, [(reply, question)])
     ids = torch.tensor([[t for segment in tree for t in segment.tokens]])
     with torch.no_grad():
-        logits = network.model(input_ids=ids).logits[0, -1]
+        hidden = network.decoder()(input_ids=ids).last_hidden_state[0, -1]
+        return torch.sigmoid(hidden @ network.directions[index] + network.offsets[index]).item()
+
+
+def test_untrained_judge_is_the_base_asked_for_yes_or_no(tiny_model, tokenizer):
+    base = load_base(tiny_model, torch.float32, "sdpa")
+    tree = judge_tree(tokenizer, PROMPT.messages, [("Hm", {"polite": "Polite?"})])
+    ids = torch.tensor([[t for segment in tree for t in segment.tokens]])
+    logits = base(input_ids=ids).logits[0, -1]
     yes, no = (tokenizer.encode(word)[0] for word in (" yes", " no"))
-    return torch.softmax(logits[[yes, no]], 0)[0].item()
+    network = JudgeModel(add_adapters(base, ["judge"], LoraShape()), tokenizer, ["polite"])
+    batch = pack([tree], 0, torch.float32, torch.device("cpu"))
+    answer = network(batch, torch.tensor([0]))
+    assert answer.item() == pytest.approx((logits[yes] - logits[no]).item(), abs=1e-4)
 
 
 def test_likelihoods_are_those_of_separate_plain_forwards(checkpoint, config, network, tokenizer):
     scores = LocalJudge(checkpoint, RUBRIC, config, 1).score([(PROMPT, r) for r in REPLIES])
     for score, reply in zip(scores, REPLIES, strict=True):
         expected = {
-            c.criterion_id: alone(network, tokenizer, reply, c.question)
-            for c in RUBRIC.criteria[:2]
+            c.criterion_id: alone(network, tokenizer, reply, index)
+            for index, c in enumerate(RUBRIC.criteria[:2])
         }
         found = {k: d.likelihood for k, d in score.detail.items()}
         assert found == pytest.approx(expected, abs=1e-4)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
+from torch import Tensor, nn
 
 from repo_ray.config.settings import Config
 from repo_ray.models.packing import (
@@ -26,7 +26,7 @@ from repo_ray.models.packing import (
     tree_length,
 )
 from repo_ray.records import Prompt, Score
-from repo_ray.rewards.judge.network import JudgeModel, answer_direction, judge_tree
+from repo_ray.rewards.judge.network import JudgeModel, answer_logits, judge_tree
 from repo_ray.rewards.judge.rubric import Rubric
 from repo_ray.rewards.tuned import (
     Card,
@@ -107,9 +107,25 @@ class LocalJudge:
         self._model, self._tokenizer = load_merged(folder, tensors, self.card.base, model_folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         nn.Module.to(self._model, self._device)
-        self._direction = answer_direction(self._model, self._tokenizer)
+        self._directions, self._offsets = self._answers(folder, tensors)
         self._limit = self._model.config.max_position_embeddings
         self._budget = config.reward_model.batch_tokens
+
+    def _answers(self, folder: Path, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Directions [criteria, D] and offsets [criteria] of the criteria in use."""
+        missing = [
+            key
+            for c in self._questions
+            for key in (f"direction.{c}", f"offset.{c}")
+            if key not in tensors
+        ]
+        if missing:
+            raise CheckpointError(f"{folder / NAME}.safetensors: no {', '.join(missing)}")
+        directions = [tensors[f"direction.{c}"] for c in self._questions]
+        offsets = [tensors[f"offset.{c}"] for c in self._questions]
+        if not directions:
+            return torch.empty(0), torch.empty(0)
+        return torch.stack(directions).to(self._device), torch.cat(offsets).to(self._device)
 
     def score(self, batch: Sequence[tuple[Prompt, str]]) -> list[Score]:
         """One score per (prompt, reply): expected points, with a likelihood per criterion.
@@ -148,8 +164,9 @@ class LocalJudge:
         packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
         with torch.inference_mode():
             hidden = read_hidden(self._model.get_decoder(), packed)
-            likelihoods = torch.sigmoid(hidden.float() @ self._direction)
-        return likelihoods.view(len(trees), len(self._questions)).tolist()
+            hidden = hidden.view(len(trees), len(self._questions), -1)
+            logits = answer_logits(hidden, self._directions, self._offsets)
+            return torch.sigmoid(logits).tolist()
 
     def _scored(self, likelihoods: list[float], latency: float) -> Score:
         verdicts = dict(zip(self._questions, likelihoods, strict=True))

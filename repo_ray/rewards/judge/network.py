@@ -2,7 +2,7 @@
 
 The base with a LoRA adapter reads a transcript, the reply to be judged, and one branch per
 criterion, `Q: <question> A:`. The likelihood that a criterion applies is the softmax over the
-logits of the tokens ` yes` and ` no` at the end of the branch, that is
+logits of the answers ` yes` and ` no` at the end of the branch, that is
 `sigmoid(logit_yes - logit_no)`.
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,30 +28,48 @@ _NAMES = {"system": "Task", "user": "Other side", "assistant": "Agent"}
 
 
 class JudgeModel(nn.Module):
-    """Base with a trainable adapter; the base's own language-model head answers."""
+    """Base with a trainable adapter, and per criterion the direction that answers it.
 
-    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    Every direction starts as the language-model head's row of ` yes` minus that of ` no`, with no
+    offset, so that an untrained judge is the base itself. From there each is tuned apart (float32).
+    """
+
+    def __init__(
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, criteria: Sequence[str]
+    ) -> None:
         super().__init__()
         self.model = model
-        self.direction: Tensor
-        direction = answer_direction(cast(PreTrainedModel, model.get_base_model()), tokenizer)
-        self.register_buffer("direction", direction, persistent=False)
+        self.criteria = tuple(criteria)
+        start = answer_direction(cast(PreTrainedModel, model.get_base_model()), tokenizer)
+        self.directions = nn.Parameter(start.repeat(len(self.criteria), 1))
+        self.offsets = nn.Parameter(torch.zeros(len(self.criteria), device=start.device))
 
     def decoder(self) -> nn.Module:
         """The base without its language-model head."""
         return cast(PreTrainedModel, self.model.get_base_model()).get_decoder()
 
     def trainable(self) -> list[nn.Parameter]:
-        return adapter_parameters(self.model, ADAPTER)
+        return [*adapter_parameters(self.model, ADAPTER), self.directions, self.offsets]
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, N]:
-        """logit(yes) - logit(no) at `batch.reads`."""
+    def forward(self, batch: PackedBatch, criteria: Int[Tensor, N]) -> Float[Tensor, N]:
+        """logit(yes) - logit(no) at `batch.reads`; `criteria` indexes `self.criteria`."""
         with computing(self.model, ADAPTER):
             hidden = read_hidden(self.decoder(), batch)
-        return hidden.float() @ self.direction
+        return answer_logits(hidden, self.directions[criteria], self.offsets[criteria])
 
     def tensors(self) -> dict[str, Tensor]:
-        return adapter_tensors(self.model, ADAPTER)
+        tensors = adapter_tensors(self.model, ADAPTER)
+        for index, criterion in enumerate(self.criteria):
+            tensors[f"direction.{criterion}"] = self.directions[index]
+            tensors[f"offset.{criterion}"] = self.offsets[index : index + 1]
+        return tensors
+
+
+def answer_logits(
+    hidden: Float[Tensor, "N D"], directions: Float[Tensor, "N D"], offsets: Float[Tensor, N]
+) -> Float[Tensor, N]:
+    """logit(yes) - logit(no) per question, float32."""
+    return (hidden.float() * directions).sum(-1) + offsets
 
 
 def answer_direction(
