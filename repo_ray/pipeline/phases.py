@@ -6,19 +6,16 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
-from repo_ray.actors.control import namespace, start_control
-from repo_ray.actors.environment import thread_environment
-from repo_ray.actors.trainer import Stage, TrainerActor
+from repo_ray.actors.control import start_control
 from repo_ray.config import Config
-from repo_ray.config.settings import SupervisedConfig
 from repo_ray.data.reader import read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.evaluation.report import ReportData, write_report
@@ -30,6 +27,7 @@ from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.evaluation import evaluate_columns
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder, fingerprint, write_json
+from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
 from repo_ray.records import Prompt
 from repo_ray.rollouts.publication import EngineState
@@ -98,16 +96,9 @@ class Pipeline:
         self._refuse_long(prompts, encode)
         schedule = Schedule.of(prompts, config.run)
 
-        warm_start = await self._stage("warm_start", config.warm_start, model, data["sft"])
-        folders = Folders(model, None, None)
-        if config.reward_model.enabled:
-            done = await self._stage(
-                "reward_model", config.train_reward_model, model, data["preferences"]
-            )
-            folders = replace(folders, reward_model=done)
-        if config.judge.enabled and config.judge.kind == "local":
-            done = await self._stage("judge", config.train_judge, model, data["verdicts"])
-            folders = replace(folders, judge=done)
+        made = await run_stages(config, self.folder, model, data, self.display)
+        warm_start = made["warm_start"]
+        folders = Folders(model, made["reward_model"], made["judge"])
         start = (warm_start / BLOB).read_bytes() if warm_start else None
 
         system = System(config, folders)
@@ -180,68 +171,20 @@ class Pipeline:
         if all(getattr(given, k) is not None for k in DATA_SETS):
             return paths
 
-        async def build() -> dict[str, int]:
-            return await asyncio.to_thread(
-                build_datasets, self.folder.data, config.run.seed, given.build_preferences
-            )
-
         key = fingerprint(config.run.seed, given.build_preferences)
-        counts = await self._once("data", "building the negotiation data", key, build)
-        self.display.done(", ".join(f"{v:,} {k}" for k, v in counts.items()), "data")
-        return paths
-
-    async def _stage(
-        self, stage: Stage, settings: SupervisedConfig | None, model: Path, rows: Path
-    ) -> Path | None:
-        """Runs one supervised stage, or takes the checkpoint that the config names."""
-        config = self.config
-        given = {
-            "warm_start": None,
-            "reward_model": config.reward_model.checkpoint,
-            "judge": config.judge.checkpoint,
-        }[stage]
-        if given is not None or settings is None:
-            return given
-        what = {
-            "warm_start": "warm start: supervised fine-tuning of the policy adapter",
-            "reward_model": "training the reward model on preference pairs",
-            "judge": "tuning the judge on labelled verdicts",
-        }[stage]
-        out: Path = getattr(self.folder, stage)
-
-        async def train() -> dict[str, Any]:
-            trainer = TrainerActor.options(  # type: ignore[attr-defined]
-                name=f"trainer-{stage}",
-                namespace=namespace(config.run.name),
-                num_cpus=config.learner.cpus,
-                num_gpus=config.learner.gpus,
-                max_concurrency=2,
-                runtime_env={"env_vars": thread_environment(config.learner.threads)},
-            ).remote()
-            try:
-                work = asyncio.ensure_future(
-                    _result(trainer.train.remote(stage, config, model, rows, out))
+        saved = self.folder.phases().get("data")
+        if saved is None or saved["fingerprint"] != key:
+            began = time.monotonic()
+            with self.display.phase("data", "building the negotiation data"):
+                counts = await asyncio.to_thread(
+                    build_datasets, self.folder.data, config.run.seed, given.build_preferences
                 )
-                while not work.done():
-                    await asyncio.wait({work}, timeout=0.5)
-                    done, total, metrics = await _result(trainer.progress.remote())
-                    text = ", ".join(f"{k} {v:.3g}" for k, v in metrics.items())
-                    self.display.update(done, total or None, text or what)
-                return work.result()
-            finally:
-                ray.kill(trainer)
-
-        key = fingerprint(
-            settings.model_dump(mode="json"),
-            config.lora.model_dump(mode="json"),
-            config.model.model_dump(mode="json"),
-            config.run.seed,
-            str(rows),
-            str(config.judge.rubric) if stage == "judge" else "",
-        )
-        result = await self._once(stage, what, key, train)
-        self.display.done(result["text"], stage)
-        return out
+            self.folder.finish_phase("data", key, time.monotonic() - began, counts)
+        phase = self.folder.phases()["data"]
+        self.display.seconds["data"] = phase["seconds"]
+        rows = ", ".join(f"{count:,} {name}" for name, count in phase["result"].items())
+        self.display.done(rows, "data")
+        return paths
 
     async def _train(
         self,
@@ -288,20 +231,6 @@ class Pipeline:
 
     # --- inside -------------------------------------------------------------------------
 
-    async def _once(
-        self, name: str, what: str, key: str, work: Callable[[], Awaitable[dict[str, Any]]]
-    ) -> dict[str, Any]:
-        """The phase's saved result if nothing that it depends on changed, else its new one."""
-        saved = self.folder.phases().get(name)
-        if saved is not None and saved["fingerprint"] == key:
-            self.display.seconds[name] = saved["seconds"]
-            return saved["result"]
-        began = time.monotonic()
-        with self.display.phase(name, what):
-            result = await work()
-        self.folder.finish_phase(name, key, time.monotonic() - began, result)
-        return result
-
     def _encoder(self, model: Path) -> Callable[[Prompt], list[int]]:
         tokenizer = load_tokenizer(model)
         thinking = self.config.model.thinking
@@ -327,11 +256,3 @@ def _zero(blob: bytes) -> bytes:
         for name, matrix in zip("AB", pair, strict=True)
     }
     return build_blob(tensors, adapter.rank, adapter.alpha)
-
-
-async def _result(ref: Any) -> Any:
-    """A remote result, with the actor's own exception instead of Ray's wrapper."""
-    try:
-        return await ref
-    except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None

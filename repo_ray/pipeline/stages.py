@@ -1,0 +1,139 @@
+"""The supervised stages before REPO. They do not depend on each other and run side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from repo_ray.actors.control import namespace
+from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.trainer import Stage, TrainerActor
+from repo_ray.config import Config
+from repo_ray.config.settings import SupervisedConfig
+from repo_ray.learner.fitting import TrainingError
+from repo_ray.pipeline.progress import Display
+from repo_ray.pipeline.run_folder import RunFolder, fingerprint
+
+#: Each stage's settings and the data set that it learns from.
+DATA: Mapping[Stage, str] = {
+    "warm_start": "sft",
+    "reward_model": "preferences",
+    "judge": "verdicts",
+}
+
+
+async def run_stages(
+    config: Config, folder: RunFolder, model: Path, data: Mapping[str, Path], display: Display
+) -> dict[Stage, Path | None]:
+    """Checkpoint folder by stage; None where the config needs no such stage.
+
+    A stage whose settings and data are those of a finished one is not run again. Raises what a
+    stage raises.
+    """
+    given, wanted = _wanted(config)
+    keys = {stage: _key(config, stage, wanted[stage], data) for stage in wanted}
+    finished = folder.phases()
+    pending = [s for s in wanted if finished.get(s, {}).get("fingerprint") != keys[s]]
+    progress = dict.fromkeys(pending, "starting")
+
+    async def one(stage: Stage) -> None:
+        began = time.monotonic()
+        out = getattr(folder, stage)
+        result = await _train(config, stage, model, data[DATA[stage]], out, progress, display)
+        folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
+        progress[stage] = "done"
+
+    if pending:
+        with display.phase("training", f"{', '.join(pending)}, side by side"):
+            tasks = [asyncio.ensure_future(one(stage)) for stage in pending]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+    for stage in wanted:
+        phase = folder.phases()[stage]
+        display.seconds[stage] = phase["seconds"]
+        display.done(phase["result"]["text"], stage)
+    return {**given, **{stage: getattr(folder, stage) for stage in wanted}}
+
+
+def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, SupervisedConfig]]:
+    """Checkpoints that exist already (or are not needed), and the stages to run."""
+    given: dict[Stage, Path | None] = {"warm_start": None, "reward_model": None, "judge": None}
+    wanted: dict[Stage, SupervisedConfig] = {}
+    if config.warm_start is not None:
+        wanted["warm_start"] = config.warm_start
+    if config.reward_model.enabled:
+        given["reward_model"] = config.reward_model.checkpoint
+        if config.reward_model.checkpoint is None:
+            wanted["reward_model"] = config.train_reward_model
+    if config.judge.enabled and config.judge.kind == "local":
+        given["judge"] = config.judge.checkpoint
+        if config.judge.checkpoint is None:
+            wanted["judge"] = config.train_judge
+    return given, wanted
+
+
+def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping[str, Path]) -> str:
+    """What the stage's result depends on."""
+    return fingerprint(
+        settings.model_dump(mode="json"),
+        config.lora.model_dump(mode="json"),
+        config.model.model_dump(mode="json"),
+        config.run.seed,
+        config.data.build_preferences,
+        str(data[DATA[stage]]),
+        str(config.judge.rubric) if stage == "judge" else "",
+    )
+
+
+async def _train(
+    config: Config,
+    stage: Stage,
+    model: Path,
+    rows: Path,
+    out: Path,
+    progress: dict[Stage, str],
+    display: Display,
+) -> dict[str, Any]:
+    """Runs one stage in an actor of its own, telling `display` about all of them."""
+    trainer = TrainerActor.options(  # type: ignore[attr-defined]
+        name=f"trainer-{stage}",
+        namespace=namespace(config.run.name),
+        num_cpus=config.learner.cpus,
+        num_gpus=config.learner.gpus,
+        max_concurrency=2,
+        runtime_env={"env_vars": thread_environment(config.learner.threads)},
+    ).remote()
+    try:
+        work = asyncio.ensure_future(
+            _result(stage, trainer.train.remote(stage, config, model, rows, out))
+        )
+        while not work.done():
+            await asyncio.wait({work}, timeout=1.0)
+            done, total, metrics = await _result(stage, trainer.progress.remote())
+            if total:
+                progress[stage] = f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}"
+            text = " · ".join(f"{name} {state}" for name, state in progress.items())
+            display.update(None, None, text)
+        return work.result()
+    finally:
+        ray.kill(trainer)
+
+
+async def _result(stage: Stage, ref: Any) -> Any:
+    """A remote result, with the actor's own exception instead of Ray's wrapper."""
+    try:
+        return await ref
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() from None
+    except RayActorError as error:
+        raise TrainingError(f"{stage}: the training process died: {error}") from error
