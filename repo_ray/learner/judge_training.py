@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
@@ -21,14 +21,12 @@ from repo_ray.learner.preparation import adapted, base_of, chosen_rows
 from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards.judge import local
-from repo_ray.rewards.judge.network import ADAPTER, JudgeModel, judge_tree
+from repo_ray.rewards.judge.network import ADAPTER, JudgeModel, judge_loss, judge_tree
 from repo_ray.rewards.judge.rubric import Rubric
 from repo_ray.rewards.measures import calibration_error, rank_auc
 
 #: Conversations with more replies than this are judged in several sequences.
 MAX_REPLIES = 4
-#: Training conversations on which the untrained judge is measured, to set where it starts.
-OFFSET_ITEMS = 8
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,10 @@ class JudgeResult:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A conversation with its replies as a tree, and the label of every question in it."""
+    """A conversation with its replies, and a label per reply and criterion (NaN: none)."""
 
     tree: Tree
-    criteria: tuple[str, ...]
-    labels: tuple[bool, ...]
+    labels: Float[Tensor, "N C"]
 
 
 def train_judge(
@@ -56,65 +53,61 @@ def train_judge(
 ) -> JudgeResult:
     """Tunes the local judge on labelled verdicts (`config.train_judge`), measures it, saves.
 
-    Replies to the same conversation share its tokens. A reply is asked about the criteria that
-    it has a label for. Raises `TrainingError` without rows, and for a criterion of the rubric
-    that no training row has a label for.
+    Replies to the same conversation share its tokens. A reply may lack labels for some criteria.
+    Raises `TrainingError` without rows, and for a criterion of the rubric that no training row
+    has a label for.
     """
     stage = config.train_judge
     tokenizer, model = adapted(config, model_folder, ADAPTER, stage)
-    questions = {c.criterion_id: c.question for c in rubric.criteria}
-    network = JudgeModel(model, tokenizer, tuple(questions))
-    number = {c: i for i, c in enumerate(questions)}
+    network = JudgeModel(model, rubric.ids)
 
     def logits(forward: Callable[..., Tensor], items: Sequence[_Judged]) -> Tensor:
         trees = [item.tree for item in items]
-        batch = pack(trees, tokenizer.pad_token_id, model.dtype, model.device)
-        asked = [number[c] for item in items for c in item.criteria]
-        return forward(batch, torch.tensor(asked, device=model.device))
+        return forward(pack(trees, tokenizer.pad_token_id, model.dtype, model.device))
 
     def loss(
         forward: Callable[..., Tensor], items: Sequence[_Judged]
     ) -> tuple[Tensor, dict[str, float]]:
         answers = logits(forward, items)
-        labels = torch.tensor([x for item in items for x in item.labels], device=answers.device)
-        right = float(((answers > 0) == labels).sum())
-        total = binary_cross_entropy_with_logits(answers, labels.float(), reduction="sum")
-        return total, {"accuracy": right}
-
-    def measured(items: Sequence[_Judged]) -> dict[str, tuple[list[bool], list[float]]]:
-        """Labels and logits of every criterion."""
-        found: dict[str, tuple[list[bool], list[float]]] = {c: ([], []) for c in questions}
-        budget = config.learner.micro_batch_tokens
-        with torch.inference_mode():
-            for indices in token_budget_batches([tree_length(i.tree) for i in items], budget):
-                batch = [items[i] for i in indices]
-                values = iter(logits(network, batch).tolist())
-                for item in batch:
-                    for criterion, label in zip(item.criteria, item.labels, strict=True):
-                        found[criterion][0].append(label)
-                        found[criterion][1].append(next(values))
-        return found
+        labels = torch.cat([item.labels for item in items]).to(answers.device)
+        sizes = torch.tensor([len(item.labels) for item in items], device=answers.device)
+        groups = torch.repeat_interleave(torch.arange(len(items), device=sizes.device), sizes)
+        # A missing label is NaN, which equals nothing.
+        right = ((answers > 0) & (labels == 1)) | ((answers <= 0) & (labels == 0))
+        return judge_loss(answers, labels, groups), {"accuracy": float(right.sum())}
 
     train, heldout = chosen_rows(rows, stage, config.run.seed)
-    unlabelled = [c for c in questions if not any(c in row.labels for row in train)]
+    unlabelled = [c for c in rubric.ids if not any(c in row.labels for row in train)]
     if unlabelled:
         raise TrainingError(f"no training verdict has a label for: {', '.join(unlabelled)}")
-    items = _judged(train, questions, tokenizer)
-    _set_offsets(network, items, measured(items[:OFFSET_ITEMS]))
+    items = _judged(train, rubric.ids, tokenizer)
+    _set_offsets(network, torch.cat([item.labels for item in items]))
     objective = Objective(
         network,
         network.trainable(),
-        rows=lambda item: sum(s.parent == 0 for s in item.tree),
+        rows=lambda item: len(item.labels),
         length=lambda item: tree_length(item.tree),
-        units=lambda item: len(item.labels),
+        units=lambda item: int((~item.labels.isnan()).sum()),
         loss=loss,
     )
     fitted = fit(objective, items, stage, config, progress)
-    figures = measured(_judged(heldout, questions, tokenizer))
+
+    held = _judged(heldout, rubric.ids, tokenizer)
+    found = torch.full((sum(len(item.labels) for item in held), len(rubric.ids)), torch.nan)
+    labels = torch.cat([torch.empty(0, len(rubric.ids)), *(item.labels for item in held)])
+    starts = [0, *itertools.accumulate(len(item.labels) for item in held)]
+    budget = config.learner.micro_batch_tokens
+    with torch.inference_mode():
+        for indices in token_budget_batches([tree_length(item.tree) for item in held], budget):
+            places = [p for i in indices for p in range(starts[i], starts[i + 1])]
+            found[places] = logits(network, [held[i] for i in indices]).cpu()
     card = local.JudgeCard(
         format=local.FORMAT,
         base=base_of(config, model_folder),
-        criteria={c: _criterion_figures(questions[c], *figures[c]) for c in questions},
+        criteria={
+            c.criterion_id: _criterion_figures(c.question, labels[:, i], found[:, i])
+            for i, c in enumerate(rubric.criteria)
+        },
         rubric_digest=rubric.digest,
         train_verdicts=len(train),
         steps=fitted.steps,
@@ -125,52 +118,39 @@ def train_judge(
 
 
 def _judged(
-    rows: Sequence[Verdict], questions: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[Verdict], criteria: Sequence[str], tokenizer: PreTrainedTokenizerBase
 ) -> list[_Judged]:
     together: dict[tuple[Message, ...], list[Verdict]] = defaultdict(list)
     for row in rows:
-        if any(c in row.labels for c in questions):
-            together[row.prompt.messages].append(row)
+        together[row.prompt.messages].append(row)
     items = []
     for messages, replies in together.items():
         for start in range(0, len(replies), MAX_REPLIES):
             part = replies[start : start + MAX_REPLIES]
-            asked = [(row, {c: q for c, q in questions.items() if c in row.labels}) for row in part]
-            tree = judge_tree(tokenizer, messages, [(row.reply, own) for row, own in asked])
-            criteria = tuple(c for _, own in asked for c in own)
-            labels = tuple(row.labels[c] for row, own in asked for c in own)
-            items.append(_Judged(tree, criteria, labels))
+            labels = [[float(row.labels.get(c, math.nan)) for c in criteria] for row in part]
+            tree = judge_tree(tokenizer, messages, [row.reply for row in part])
+            items.append(_Judged(tree, torch.tensor(labels)))
     return items
 
 
-def _set_offsets(
-    network: JudgeModel,
-    items: Sequence[_Judged],
-    untrained: Mapping[str, tuple[list[bool], list[float]]],
-) -> None:
-    """Starts every criterion at its share of true labels, so that no step is spent on learning it."""
-    for index, criterion in enumerate(network.criteria):
-        labels = [
-            label
-            for item in items
-            for c, label in zip(item.criteria, item.labels, strict=True)
-            if c == criterion
-        ]
-        odds = (sum(labels) + 0.5) / (len(labels) - sum(labels) + 0.5)
-        logits = untrained[criterion][1]
-        with torch.no_grad():
-            network.offsets[index] = math.log(odds) - (statistics.fmean(logits) if logits else 0.0)
+def _set_offsets(network: JudgeModel, labels: Float[Tensor, "N C"]) -> None:
+    """Starts every criterion at its share of true labels, so that no step is spent on that."""
+    true, false = (labels == 1).sum(0), (labels == 0).sum(0)
+    with torch.no_grad():
+        network.offsets.copy_(torch.log((true + 0.5) / (false + 0.5)))
 
 
 def _criterion_figures(
-    question: str, labels: Sequence[bool], logits: Sequence[float]
+    question: str, labels: Float[Tensor, N], logits: Float[Tensor, N]
 ) -> local.CriterionCard:
-    auc = rank_auc(labels, logits)
-    likelihoods = torch.sigmoid(torch.tensor(logits)).tolist()
+    known = ~labels.isnan()
+    truth = (labels[known] == 1).tolist()
+    likelihoods = torch.sigmoid(logits[known].double()).tolist()
+    auc = rank_auc(truth, likelihoods)
     return local.CriterionCard(
         question=question,
         auc=auc,
-        calibration_error=None if auc is None else calibration_error(labels, likelihoods),
-        positives=sum(labels),
-        negatives=len(labels) - sum(labels),
+        calibration_error=None if auc is None else calibration_error(truth, likelihoods),
+        positives=sum(truth),
+        negatives=len(truth) - sum(truth),
     )

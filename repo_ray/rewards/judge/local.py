@@ -26,7 +26,7 @@ from repo_ray.models.packing import (
     tree_length,
 )
 from repo_ray.records import Prompt, Score
-from repo_ray.rewards.judge.network import JudgeModel, answer_logits, judge_tree
+from repo_ray.rewards.judge.network import JudgeModel, judge_tree
 from repo_ray.rewards.judge.rubric import Rubric
 from repo_ray.rewards.tuned import (
     Card,
@@ -103,7 +103,6 @@ class LocalJudge:
         for criterion, reason in self.disabled.items():
             log.warning("judge: criterion %s is switched off: %s", criterion, reason)
         self._rubric = rubric.only(set(rubric.ids) - set(self.disabled))
-        self._questions = {c.criterion_id: c.question for c in self._rubric.criteria}
         self._model, self._tokenizer = load_merged(folder, tensors, self.card.base, model_folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         nn.Module.to(self._model, self._device)
@@ -115,14 +114,14 @@ class LocalJudge:
         """Directions [criteria, D] and offsets [criteria] of the criteria in use."""
         missing = [
             key
-            for c in self._questions
+            for c in self._rubric.ids
             for key in (f"direction.{c}", f"offset.{c}")
             if key not in tensors
         ]
         if missing:
             raise CheckpointError(f"{folder / NAME}.safetensors: no {', '.join(missing)}")
-        directions = [tensors[f"direction.{c}"] for c in self._questions]
-        offsets = [tensors[f"offset.{c}"] for c in self._questions]
+        directions = [tensors[f"direction.{c}"] for c in self._rubric.ids]
+        offsets = [tensors[f"offset.{c}"] for c in self._rubric.ids]
         if not directions:
             return torch.empty(0), torch.empty(0)
         return torch.stack(directions).to(self._device), torch.cat(offsets).to(self._device)
@@ -133,16 +132,13 @@ class LocalJudge:
         A sample that cannot be judged (too long, a non-finite likelihood, no criterion left) gets
         an invalid score; the others are not affected.
         """
-        if not self._questions:
+        if not self._rubric.ids:
             return [
                 Score.invalid("judge", "no_criteria: every criterion is switched off")
                 for _ in batch
             ]
         started = time.perf_counter()
-        trees = [
-            judge_tree(self._tokenizer, prompt.messages, [(reply, self._questions)])
-            for prompt, reply in batch
-        ]
+        trees = [judge_tree(self._tokenizer, prompt.messages, [reply]) for prompt, reply in batch]
         lengths = [tree_length(tree) for tree in trees]
         usable = [i for i, length in enumerate(lengths) if length <= self._limit]
         answers: dict[int, list[float]] = {}
@@ -164,12 +160,10 @@ class LocalJudge:
         packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
         with torch.inference_mode():
             hidden = read_hidden(self._model.get_decoder(), packed)
-            hidden = hidden.view(len(trees), len(self._questions), -1)
-            logits = answer_logits(hidden, self._directions, self._offsets)
-            return torch.sigmoid(logits).tolist()
+            return torch.sigmoid(hidden.float() @ self._directions.T + self._offsets).tolist()
 
     def _scored(self, likelihoods: list[float], latency: float) -> Score:
-        verdicts = dict(zip(self._questions, likelihoods, strict=True))
+        verdicts = dict(zip(self._rubric.ids, likelihoods, strict=True))
         for criterion, likelihood in verdicts.items():
             if not math.isfinite(likelihood):
                 return Score.invalid("judge", f"non_finite: criterion {criterion}", latency)

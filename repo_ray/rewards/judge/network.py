@@ -1,25 +1,31 @@
-"""The network of the local judge: yes/no likelihoods of several questions in one forward pass.
+"""The network of the local judge: the likelihood of every criterion in one forward pass.
 
-The base with a LoRA adapter reads a transcript, the reply to be judged, and one branch per
-criterion, `Q: <question> A:`. The likelihood that a criterion applies is the softmax over the
-logits of the answers ` yes` and ` no` at the end of the branch, that is
-`sigmoid(logit_yes - logit_no)`.
+The base with a LoRA adapter reads a transcript and the reply to be judged. At the reply's last
+token one linear answer per criterion (float32) gives logit(yes) - logit(no), so that the
+likelihood that the criterion holds is the softmax over yes and no, `sigmoid` of that.
+
+The network does not read the criteria's wording, and so knows those it was tuned on and no
+others. Asking it in words (a question per criterion, read at the tokens ` yes` and ` no`) was
+tried: for the same computing time the small model learned far less (median held-out AUC 0.66
+to 0.76 against 0.87), and scoring took twice as long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repo_ray.models.adapters import adapter_parameters, adapter_tensors, computing
 from repo_ray.models.chat import encode_text
-from repo_ray.models.packing import PackedBatch, Segment, Tree, read_hidden
+from repo_ray.models.packing import PackedBatch, Tree, branches, read_hidden
 from repo_ray.records import Message
 
 ADAPTER = "judge"
@@ -28,21 +34,16 @@ _NAMES = {"system": "Task", "user": "Other side", "assistant": "Agent"}
 
 
 class JudgeModel(nn.Module):
-    """Base with a trainable adapter, and per criterion the direction that answers it.
+    """Base with a trainable adapter, and one answer per criterion."""
 
-    Every direction starts as the language-model head's row of ` yes` minus that of ` no`, with no
-    offset, so that an untrained judge is the base itself. From there each is tuned apart (float32).
-    """
-
-    def __init__(
-        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, criteria: Sequence[str]
-    ) -> None:
+    def __init__(self, model: PeftModel, criteria: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.criteria = tuple(criteria)
-        start = answer_direction(cast(PreTrainedModel, model.get_base_model()), tokenizer)
-        self.directions = nn.Parameter(start.repeat(len(self.criteria), 1))
-        self.offsets = nn.Parameter(torch.zeros(len(self.criteria), device=start.device))
+        size = model.config.hidden_size
+        # Small and random: with zeros the adapter would get no gradient in the first step.
+        self.directions = nn.Parameter(torch.randn(len(self.criteria), size) / math.sqrt(size))
+        self.offsets = nn.Parameter(torch.zeros(len(self.criteria)))
 
     def decoder(self) -> nn.Module:
         """The base without its language-model head."""
@@ -51,13 +52,14 @@ class JudgeModel(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [*adapter_parameters(self.model, ADAPTER), self.directions, self.offsets]
 
-    def forward(self, batch: PackedBatch, criteria: Int[Tensor, N]) -> Float[Tensor, N]:
-        """logit(yes) - logit(no) at `batch.reads`; `criteria` indexes `self.criteria`."""
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "N C"]:
+        """logit(yes) - logit(no) of every criterion at `batch.reads`."""
         with computing(self.model, ADAPTER):
             hidden = read_hidden(self.decoder(), batch)
-        return answer_logits(hidden, self.directions[criteria], self.offsets[criteria])
+        return hidden.float() @ self.directions.T + self.offsets
 
     def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint stores: the adapter, and each criterion's direction and offset."""
         tensors = adapter_tensors(self.model, ADAPTER)
         for index, criterion in enumerate(self.criteria):
             tensors[f"direction.{criterion}"] = self.directions[index]
@@ -65,51 +67,41 @@ class JudgeModel(nn.Module):
         return tensors
 
 
-def answer_logits(
-    hidden: Float[Tensor, "N D"], directions: Float[Tensor, "N D"], offsets: Float[Tensor, N]
-) -> Float[Tensor, N]:
-    """logit(yes) - logit(no) per question, float32."""
-    return (hidden.float() * directions).sum(-1) + offsets
+def judge_loss(
+    logits: Float[Tensor, "N C"], labels: Float[Tensor, "N C"], groups: Int[Tensor, N]
+) -> Float[Tensor, ""]:
+    """Sum over replies and criteria of binary cross-entropy, plus a ranking term.
 
-
-def answer_direction(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> Float[Tensor, D]:
-    """Head row of ` yes` minus head row of ` no`, float32.
-
-    Raises:
-        ValueError: the tokenizer has no single token for one of the two.
+    `labels` is 1 (holds), 0 or NaN (no label). `groups` numbers the conversations. The ranking
+    term is -log sigmoid(l_i - l_j) over replies i, j to the same conversation of which a
+    criterion holds for i alone (RankNet, Burges et al. 2005), averaged over such pairs and given
+    the weight of all labels together. What two replies have in common cancels in it, so it
+    teaches what makes the difference; the cross-entropy alone first learns how common each
+    criterion is, and keeps the likelihoods calibrated.
     """
-    rows = []
-    for word in (" yes", " no"):
-        ids = encode_text(tokenizer, word)
-        if len(ids) != 1:
-            raise ValueError(f"{tokenizer.name_or_path}: {word!r} is {len(ids)} tokens, not one")
-        weight = cast(Tensor, model.get_output_embeddings().weight)
-        rows.append(weight[ids[0]].detach().float())
-    return rows[0] - rows[1]
+    known = ~labels.isnan()
+    target = labels.nan_to_num()
+    entropy = binary_cross_entropy_with_logits(logits, target, reduction="none")[known].sum()
+    same = (groups[:, None] == groups[None])[:, :, None]
+    pairs = same & (labels[:, None] == 1) & (labels[None] == 0)
+    if not pairs.any():
+        return entropy
+    difference = logits[:, None] - logits[None]
+    return entropy - logsigmoid(difference[pairs]).mean() * known.sum()
 
 
 def judge_tree(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    replies: Sequence[tuple[str, Mapping[str, str]]],
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], replies: Sequence[str]
 ) -> Tree:
-    """One conversation, one or several replies to it, and under each its questions.
+    """One conversation with one or several replies, each read at its end.
 
-    `replies` are (text, questions by criterion id). Questions are read in the order given.
     All content is fenced and neutralised: neither control tokens nor the fence can be faked.
     """
     lines = [f"{_NAMES[m.role]}: {_fenced(m.content)}" for m in messages]
-    tree = [Segment(encode_text(tokenizer, "\n".join(lines)))]
-    for reply, questions in replies:
-        parent = len(tree)
-        tree.append(Segment(encode_text(tokenizer, f"\nReply: {_fenced(reply)}"), parent=0))
-        tree.extend(
-            Segment(encode_text(tokenizer, f"\nQ: {question} A:"), parent=parent, read=True)
-            for question in questions.values()
-        )
-    return tree
+    prefix = encode_text(tokenizer, "\n".join(lines))
+    return branches(
+        prefix, [encode_text(tokenizer, f"\nReply: {_fenced(reply)}") for reply in replies]
+    )
 
 
 def _fenced(text: str) -> str:
