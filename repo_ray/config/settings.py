@@ -95,7 +95,8 @@ class LoraShape(Settings):
 
 
 class DataConfig(Settings):
-    """Where the data is. Null paths are filled from the built-in negotiation builder."""
+    """Where the data is. Without `prompts`, null paths are filled by the built-in task's builder;
+    with it, nothing is built."""
 
     prompts: Path | None = Field(None, description="prompts.parquet or .jsonl; null: built.")
     preferences: Path | None = Field(

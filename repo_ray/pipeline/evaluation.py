@@ -10,7 +10,7 @@ from typing import Any
 
 from repo_ray.config import Config
 from repo_ray.data.examples import DialogueTurn
-from repo_ray.data.reader import read_dialogues, read_hidden
+from repo_ray.data.reader import read_dialogues, read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
@@ -39,11 +39,16 @@ async def evaluate_columns(
     sampled as in training, with the same seeds in every column. `version` is the last one used.
     """
     collector = Collector(config, system.rollout, system.scorers, encode)
-    sets = {
-        ONLINE: _selected(data[ONLINE], config.evaluation.online_dialogues, config),
-        BADCASES: _selected(data[BADCASES], config.evaluation.badcase_dialogues, config),
+    limits = {
+        ONLINE: config.evaluation.online_dialogues,
+        BADCASES: config.evaluation.badcase_dialogues,
     }
+    sets = {n: _selected(data[n], limits[n], config) for n in limits if n in data}
     hidden = {name: read_hidden(data[name], "dialogues") for name in sets}
+    if not sets:  # own data without dialogues: held-out prompts, each a dialogue of one turn
+        held = read_prompts(data["prompts"], split="heldout")[: limits[ONLINE]]
+        sets = {ONLINE: [DialogueTurn(prompt.prompt_id, 0, prompt) for prompt in held]}
+        hidden = {ONLINE: {}}
     total = len(policies) * sum(map(len, sets.values()))
     done = 0
     columns: dict[str, list[dict[str, Any]]] = {}

@@ -104,22 +104,34 @@ class Pipeline:
         system = System(config, folders)
         try:
             outcome = await self._train(system, start, schedule, encode, control)
-            trained = (self.folder.policy / BLOB).read_bytes()
-            columns = {"base": _zero(trained)}
-            if start is not None:
-                columns["warm start"] = start
-            columns["REPO"] = trained
-            with self.display.phase("evaluation", "replies of every column"):
-                rows = await evaluate_columns(
-                    config, self.folder, system, encode, data, columns, outcome.step, self.display
-                )
-            self.display.done(
-                f"{sum(map(len, rows.values()))} replies judged by the gold evaluator"
-            )
+            rows: dict[str, list[dict[str, Any]]] = {}
+            if config.evaluation.enabled:
+                rows = await self._evaluate(system, start, encode, data, outcome.step)
             engines = list((await system.rollout.broadcast("state")).values())
         finally:
             await system.stop()
         return self._report(outcome, rows, engines, system, data, memory)
+
+    async def _evaluate(
+        self,
+        system: System,
+        start: bytes | None,
+        encode: Callable[[Prompt], list[int]],
+        data: dict[str, Path],
+        version: int,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Rows of every column: the base, the warm start if there is one, and what was trained."""
+        trained = (self.folder.policy / BLOB).read_bytes()
+        columns = {"base": _zero(trained)}
+        if start is not None:
+            columns["warm start"] = start
+        columns["REPO"] = trained
+        with self.display.phase("evaluation", "replies of every column"):
+            rows = await evaluate_columns(
+                self.config, self.folder, system, encode, data, columns, version, self.display
+            )
+        self.display.done(f"{sum(map(len, rows.values()))} replies judged by the gold evaluator")
+        return rows
 
     def _report(
         self,
@@ -165,11 +177,14 @@ class Pipeline:
     # --- phases -------------------------------------------------------------------------
 
     async def _data(self) -> dict[str, Path]:
-        """The path of every data set; those that the config does not name are built."""
+        """The path of every data set there is. Without `data.prompts`, the built-in task's data
+        fills what the config does not name; with it, nothing is built.
+        """
         config, given = self.config, self.config.data
-        paths = {k: getattr(given, k) or self.folder.data / f"{k}.parquet" for k in DATA_SETS}
-        if all(getattr(given, k) is not None for k in DATA_SETS):
-            return paths
+        named = {k: path for k in DATA_SETS if (path := getattr(given, k)) is not None}
+        if given.prompts is not None:
+            return named
+        paths = {k: named.get(k, self.folder.data / f"{k}.parquet") for k in DATA_SETS}
 
         key = fingerprint(config.run.seed, given.build_preferences)
         saved = self.folder.phases().get("data")

@@ -33,6 +33,7 @@ def check_inputs(config: Config) -> None:
 
     Raises `ConfigError`, `DataError` or `JudgeUnavailableError`, each naming file and row or key.
     """
+    _refuse_mixture(config)
     for key, read in READERS.items():
         path: Path | None = getattr(config.data, key)
         if path is not None:
@@ -50,3 +51,40 @@ def check_inputs(config: Config) -> None:
     }.items():
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"{key}: {folder} is not a folder")
+
+
+def _refuse_mixture(config: Config) -> None:
+    """Own prompts go with own data: nothing of the built-in task fills the gaps.
+
+    Raises `ConfigError` with what to give or switch off.
+    """
+    data = config.data
+    if data.prompts is None:
+        return
+    trains_reward_model = config.reward_model.enabled and config.reward_model.checkpoint is None
+    judge = config.judge
+    tunes_judge = judge.enabled and judge.kind == "local" and judge.checkpoint is None
+    missing = [
+        f"{key} is missing: {advice}"
+        for key, absent, advice in (
+            (
+                "data.preferences",
+                trains_reward_model and data.preferences is None,
+                "give it, or reward_model.checkpoint, or set reward_model.enabled to false",
+            ),
+            (
+                "data.verdicts",
+                tunes_judge and data.verdicts is None,
+                "give it, or judge.checkpoint, or set judge.kind to endpoint or "
+                "judge.enabled to false",
+            ),
+            (
+                "data.sft",
+                config.warm_start is not None and data.sft is None,
+                "give it, or set warm_start to null",
+            ),
+        )
+        if absent
+    ]
+    if missing:
+        raise ConfigError("data.prompts is given, so no data is built:\n" + "\n".join(missing))
