@@ -45,9 +45,7 @@ def tokenizer(tiny_model):
 def network(tiny_model):
     torch.manual_seed(1)
     base = load_base(tiny_model, torch.float32, "sdpa")
-    network = JudgeModel(
-        add_adapters(base, ["judge"], LoraShape(rank=4, alpha=4)), tokenizer, RUBRIC.ids
-    )
+    network = JudgeModel(add_adapters(base, ["judge"], LoraShape(rank=4, alpha=4)), RUBRIC.ids)
     with torch.no_grad():
         for parameter in network.trainable():
             parameter += torch.randn_like(parameter) * 0.1
