@@ -227,3 +227,50 @@ def test_bad_input_gets_one_clear_error_before_anything_starts(
     assert expected in output
     assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def refund_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Chat data of another task, as somebody else would bring it: JSONL, no facts, no splits."""
+    folder = tmp_path_factory.mktemp("refunds")
+    goods = ["kettle", "lamp", "chair", "radio", "jacket", "tent", "clock", "mixer"]
+    prompts, pairs = [], []
+    for i, good in enumerate(goods):
+        messages = [
+            {"role": "system", "content": "You work at a refund desk. Be brief and kind."},
+            {"role": "user", "content": f"My {good} broke after {i + 2} days."},
+        ]
+        prompts.append({"prompt_id": f"r{i}", "messages": messages})
+        chosen = f"I am sorry about the {good}. We refund it today."
+        pairs.append({**prompts[-1], "chosen": chosen, "rejected": "Not my problem."})
+    for name, rows in (("prompts", prompts), ("preferences", pairs)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    return folder
+
+
+OWN = ("judge.enabled=false", "warm_start=null", "run.name=own", "run.steps=1")
+
+
+def test_another_tasks_data_trains_without_code_changes(
+    config: Path, refund_desk: Path, tmp_path: Path
+) -> None:
+    data = [f"data.{k}={refund_desk / k}.jsonl" for k in ("prompts", "preferences")]
+    finish(start(config, tmp_path, *OWN, *data), 0)
+    summary = json.loads((tmp_path / "own" / "summary.json").read_text())
+    assert summary["samples"]["consumed"] == BATCH
+    assert set(summary["measures"]) == {"base", "REPO"}
+    assert summary["stages"]["reward_model"]["train_pairs"] == 7  # a tenth, one row, is held out
+    rows = pq.read_table(tmp_path / "own" / "trajectories" / "step-000000.parquet").to_pylist()
+    assert {row["messages"][0]["content"] for row in rows} == {
+        "You work at a refund desk. Be brief and kind."
+    }
+
+
+def test_own_prompts_without_what_the_rewards_need_are_refused(
+    config: Path, refund_desk: Path, tmp_path: Path
+) -> None:
+    output = finish(start(config, tmp_path, f"data.prompts={refund_desk / 'prompts.jsonl'}"), 2)
+    for key in ("data.preferences is missing", "data.verdicts is missing", "data.sft is missing"):
+        assert key in output
+    assert not list(tmp_path.iterdir())
