@@ -149,11 +149,17 @@ def test_logprobs_are_the_models_own(folder):
     ):
         ids = torch.tensor([[*rollout.prompt_token_ids, *rollout.token_ids]])
         with torch.no_grad():
-            log_p = (model(input_ids=ids).logits[0] / 0.8).log_softmax(-1)
+            logits = model(input_ids=ids).logits[0]
         first = len(rollout.prompt_token_ids)
-        expected = [float(log_p[first + t - 1, i]) for t, i in enumerate(rollout.token_ids)]
-        assert base == pytest.approx(expected, abs=1e-4)
-        assert sample.new_logprobs == pytest.approx(expected, abs=1e-4)
+
+        def expected(
+            temperature: float, logits=logits, first=first, reply=rollout.token_ids
+        ) -> list[float]:
+            log_p = (logits / temperature).log_softmax(-1)
+            return [float(log_p[first + t - 1, i]) for t, i in enumerate(reply)]
+
+        assert base == pytest.approx(expected(1.0), abs=1e-4)
+        assert sample.new_logprobs == pytest.approx(expected(0.8), abs=1e-4)
         assert sample.proximal_logprobs == sample.new_logprobs
 
 
