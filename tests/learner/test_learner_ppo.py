@@ -48,12 +48,12 @@ def folder(tmp_path_factory):
     return path
 
 
-def settings(dtype="float32", algorithm=None, **learner):
+def settings(dtype="float32", algorithm=None, temperature=0.8, **learner):
     return Config(
         run=RunConfig(batch_size=SAMPLES, seed=3),
         model=ModelConfig(dtype=dtype, attention="eager", max_prompt_tokens=32),
         lora=LoraShape(rank=4, alpha=8),
-        sampling=SamplingConfig(max_new_tokens=16, temperature=0.8),
+        sampling=SamplingConfig(max_new_tokens=16, temperature=temperature),
         algorithm=AlgorithmConfig(**(algorithm or {})),
         learner=LearnerConfig(
             **{
@@ -208,7 +208,8 @@ def test_micro_batches_do_not_change_the_update(folder, algorithm):
 
 def test_decoupled_proximal_is_the_policy_before_the_update(folder):
     algorithm = {"ratio": "decoupled", "ppo_epochs": 2, "minibatches": 3}
-    learner = PPOLearner(settings(algorithm=algorithm), folder)
+    # At temperature 1 the probe's log-probs are those that the update works with.
+    learner = PPOLearner(settings(algorithm=algorithm, temperature=1.0), folder)
     learner.update(batch())
     rollouts = [e.rollout for e in batch(1)]
     before = learner.logprobs_of(rollouts)
