@@ -76,7 +76,9 @@ class LearnerGroup:
             "num_cpus": learner.cpus,
             "num_gpus": learner.gpus,
             "max_restarts": 0,
-            "runtime_env": {"env_vars": thread_environment(learner.threads)},
+            "runtime_env": {
+                "env_vars": thread_environment(learner.threads, alone=config.run.staleness == 0)
+            },
         }
         self._ranks = [
             LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]
