@@ -7,8 +7,6 @@ DEVICE      ?= cpu
 # Address of an index with the CPU build of torch; needed where pip does not know one already.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
-# Threads that wait sleep: tests share the cores with the actors that they start.
-export OMP_WAIT_POLICY := PASSIVE
 
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' docker/requirements.in)
 UV_VERSION    := 0.13.9
@@ -56,6 +54,8 @@ check: setup  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Threads that wait sleep: tests share the cores with the actors that they start.
+test test-all: export OMP_WAIT_POLICY := PASSIVE
 test: check  ## checks and tests, without the slow and the GPU ones
 	$(BIN)/pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
 
