@@ -17,7 +17,7 @@ class Display:
     """Progress of the run's phases, one at a time."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
         self._live: Progress | None = None
         self._task: TaskID | None = None
