@@ -29,7 +29,6 @@ class Collected:
     ledger: Ledger
     seconds: float
     tokens: int
-    first_sample_s: float
 
 
 class Collector:
@@ -56,11 +55,9 @@ class Collector:
         """Samples and scores every prompt; returns when each is consumed or dropped."""
         ledger = Ledger(issued=len(prompts))
         start = time.monotonic()
-        finished: list[float] = []
 
         async def one(position: int, prompt: Prompt) -> Experience | None:
             experience = await self._experience(step, position, prompt, ledger)
-            finished.append(time.monotonic() - start)
             self._on_sample()
             return experience
 
@@ -74,7 +71,6 @@ class Collector:
             ledger,
             seconds=time.monotonic() - start,
             tokens=sum(len(e.rollout.token_ids) for e in experiences),
-            first_sample_s=min(finished, default=0.0),
         )
 
     async def _experience(

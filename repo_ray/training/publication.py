@@ -31,7 +31,6 @@ class Publisher:
 
     def __init__(self) -> None:
         self.current: Published | None = None
-        self.pushes = 0
         self._lock = asyncio.Lock()
 
     def prepare(self, blob: bytes, version: int) -> Published:
@@ -55,7 +54,6 @@ class Publisher:
             states: dict[str, EngineState] = await pool.broadcast("state")
             for name, state in states.items():
                 _check(name, state.version, state.digest, published)
-            self.pushes += 1
             return list(reports.values())
 
     async def bring_up_to_date(self, member: Member, timeout_s: float) -> None:
