@@ -33,11 +33,11 @@ def check_inputs(config: Config) -> None:
 
     Raises `ConfigError`, `DataError` or `JudgeUnavailableError`, each naming file and row or key.
     """
-    _refuse_mixture(config)
     for key, read in READERS.items():
         path: Path | None = getattr(config.data, key)
         if path is not None:
             read(path)
+    _refuse_mixture(config)
     if config.rules.enabled:
         load_rules(config.rules.path)
     if config.judge.enabled:

@@ -6,7 +6,6 @@ import asyncio
 import email.utils
 import math
 import random
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +132,7 @@ class EndpointJudge:
     async def _ask(self, prompt: Prompt, reply: str, deadline: float) -> tuple[float, Any]:
         answer = await self._request(
             deadline,
-            messages=judge_messages(self._rubric, prompt, reply, secrets.token_hex(8)),
+            messages=judge_messages(self._rubric, prompt, reply),
             max_tokens=100 + TOKENS_PER_CRITERION * len(self._rubric.criteria),
             response_format={
                 "type": "json_schema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -28,11 +29,12 @@ reply that decide it, quoted exactly (an empty string if the statement does not 
 "verdict", true or false."""
 
 
-def judge_messages(rubric: Rubric, prompt: Prompt, reply: str, nonce: str) -> list[dict[str, str]]:
-    """The chat messages of one request.
+def judge_messages(rubric: Rubric, prompt: Prompt, reply: str) -> list[dict[str, str]]:
+    """The chat messages of one request, the same for the same input.
 
-    `nonce` is random per request: text under judgement cannot contain it, so it cannot close its
-    fence. Sequences that chat templates use as control tokens are broken up (see `neutralise`).
+    The mark of the fences is a hash of all that stands between them: a text cannot contain its own
+    hash, so it cannot close its fence. Sequences that chat templates use as control tokens are
+    broken up (see `neutralise`).
     """
     statements = "\n".join(f"- {c.criterion_id}: {c.question}" for c in rubric.criteria)
     turns = "\n".join(f"[{m.role}] {m.content}" for m in prompt.messages)
@@ -40,6 +42,7 @@ def judge_messages(rubric: Rubric, prompt: Prompt, reply: str, nonce: str) -> li
     if prompt.context:
         facts = json.dumps(dict(prompt.context), ensure_ascii=False, sort_keys=True)
         parts.insert(0, ("facts known to the agent", facts))
+    nonce = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     fenced = "\n\n".join(
         f"=== {nonce} begin {name} ===\n{neutralise(text)}\n=== {nonce} end {name} ==="
         for name, text in parts
