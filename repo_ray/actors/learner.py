@@ -70,23 +70,11 @@ class LearnerGroup:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        learner = config.learner
-        options = {
-            "namespace": namespace(config.run.name),
-            "num_cpus": learner.cpus,
-            "num_gpus": learner.gpus,
-            "max_restarts": 0,
-            "runtime_env": {
-                "env_vars": thread_environment(learner.threads, alone=config.run.staleness == 0)
-            },
-        }
-        self._ranks = [
-            LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]
-            for rank in range(learner.world_size)
-        ]
+        self._ranks: list[Any] = []
 
     async def build(self, model_folder: Path, policy: bytes | None) -> None:
-        """Loads the model on every rank; `policy` is the warm start's adapter."""
+        """Spawns every rank and loads the model on it; `policy` is the warm start's adapter."""
+        self._ranks = self._spawn()
         address, port = await self._one(0, "address")
         world = len(self._ranks)
         blob = ray.put(policy)
@@ -103,6 +91,21 @@ class LearnerGroup:
                 for rank in range(world)
             )
         )
+
+    def _spawn(self) -> list[Any]:
+        learner = self._config.learner
+        alone = self._config.run.staleness == 0
+        options = {
+            "namespace": namespace(self._config.run.name),
+            "num_cpus": learner.cpus,
+            "num_gpus": learner.gpus,
+            "max_restarts": 0,
+            "runtime_env": {"env_vars": thread_environment(learner.threads, alone=alone)},
+        }
+        return [
+            LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]
+            for rank in range(learner.world_size)
+        ]
 
     async def update(self, batch: list[Experience]) -> UpdateResult:
         """One update on all ranks; rank 0 answers for all, since metrics are reduced over ranks."""

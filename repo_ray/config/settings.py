@@ -350,6 +350,15 @@ class SupervisedConfig(Settings):
     )
 
 
+class WarmStartConfig(SupervisedConfig):
+    """Supervised fine-tuning of the policy before RL."""
+
+    checkpoint: Path | None = Field(
+        None,
+        description="Folder of an earlier warm start (models/warm_start of a run); null: trained first.",
+    )
+
+
 class EvaluationConfig(Settings):
     """Evaluation at the end of the run and gold scoring during it."""
 
@@ -379,8 +388,8 @@ class Config(Settings):
     enhancement: EnhancementConfig = EnhancementConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
-    warm_start: SupervisedConfig | None = Field(
-        SupervisedConfig(), description="SFT before RL; null starts from the base."
+    warm_start: WarmStartConfig | None = Field(
+        WarmStartConfig(), description="SFT before RL; null starts from the base."
     )
     train_reward_model: SupervisedConfig = SupervisedConfig()
     train_judge: SupervisedConfig = SupervisedConfig()

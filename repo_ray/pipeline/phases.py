@@ -26,7 +26,7 @@ from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.evaluation import evaluate_columns
 from repo_ray.pipeline.progress import Display
-from repo_ray.pipeline.run_folder import RunFolder, fingerprint, write_json
+from repo_ray.pipeline.run_folder import BLOB, RunFolder, fingerprint, write_json
 from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
 from repo_ray.records import Prompt
@@ -38,8 +38,6 @@ from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import Folders, System
 from repo_ray.training.trajectories import read_trajectories
 
-#: The warm start's adapter inside its folder, on the wire format of `models.adapters`.
-BLOB = "adapter.safetensors"
 #: Settings of `data` that name a data set, and its file name where it is built.
 DATA_SETS = ("prompts", "preferences", "sft", "verdicts", "online", "badcases")
 

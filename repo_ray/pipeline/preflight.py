@@ -14,6 +14,7 @@ from repo_ray.data.reader import (
     read_sft,
     read_verdicts,
 )
+from repo_ray.pipeline.run_folder import BLOB
 from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rewards.rules.rule_set import load_rules
@@ -51,6 +52,9 @@ def check_inputs(config: Config) -> None:
     }.items():
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"{key}: {folder} is not a folder")
+    start = config.warm_start.checkpoint if config.warm_start else None
+    if start is not None and not (start / BLOB).is_file():
+        raise ConfigError(f"warm_start.checkpoint: {start} holds no {BLOB}")
 
 
 def _refuse_mixture(config: Config) -> None:
@@ -80,8 +84,10 @@ def _refuse_mixture(config: Config) -> None:
             ),
             (
                 "data.sft",
-                config.warm_start is not None and data.sft is None,
-                "give it, or set warm_start to null",
+                config.warm_start is not None
+                and config.warm_start.checkpoint is None
+                and data.sft is None,
+                "give it, or warm_start.checkpoint, or set warm_start to null",
             ),
         )
         if absent

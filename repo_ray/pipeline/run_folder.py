@@ -16,6 +16,8 @@ from repo_ray.config import Config, ConfigError, dump_config, environment
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"
+#: An adapter inside its folder, on the wire format of `models.adapters`.
+BLOB = "adapter.safetensors"
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, Super
     given: dict[Stage, Path | None] = {"warm_start": None, "reward_model": None, "judge": None}
     wanted: dict[Stage, SupervisedConfig] = {}
     if config.warm_start is not None:
-        wanted["warm_start"] = config.warm_start
+        given["warm_start"] = config.warm_start.checkpoint
+        if config.warm_start.checkpoint is None:
+            wanted["warm_start"] = config.warm_start
     if config.reward_model.enabled:
         given["reward_model"] = config.reward_model.checkpoint
         if config.reward_model.checkpoint is None:

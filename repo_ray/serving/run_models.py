@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from repo_ray.config import Config, load_config
-from repo_ray.pipeline.run_folder import RunFolder
+from repo_ray.pipeline.run_folder import BLOB, RunFolder
 
 #: The bare base, the adapter after supervised fine-tuning, the adapter after REPO.
 Stage = Literal["base", "warm", "repo"]
-BLOB = "adapter.safetensors"
 
 
 class RunFolderError(Exception):
@@ -37,7 +36,8 @@ def open_run(root: Path) -> RunModels:
     saved = root / "config.yaml"
     if not saved.is_file():
         raise RunFolderError(f"{root}: not a run folder: no config.yaml in it")
-    folder = RunFolder(root.resolve())
-    places = {"warm": folder.warm_start / BLOB, "repo": folder.policy / BLOB}
+    folder, config = RunFolder(root.resolve()), load_config(saved)
+    given = config.warm_start.checkpoint if config.warm_start else None
+    places = {"warm": (given or folder.warm_start) / BLOB, "repo": folder.policy / BLOB}
     adapters = {name: path.read_bytes() for name, path in places.items() if path.is_file()}
-    return RunModels(folder, load_config(saved), adapters)
+    return RunModels(folder, config, adapters)

@@ -65,11 +65,16 @@ class System:
                 await self.learner.load(checkpoint)
             report("learner is ready")
 
+        await asyncio.gather(learner(), self.start_pools(report))
+
+    async def start_pools(self, report: Callable[[str], None]) -> None:
+        """Everything but the learner: enough to sample and to score."""
+
         async def pool(name: str) -> None:
             await self.pools[name].start()
             report(f"{name} is ready")
 
-        await asyncio.gather(learner(), *(pool(name) for name in self.pools))
+        await asyncio.gather(*(pool(name) for name in self.pools))
 
     async def stop(self) -> None:
         await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
