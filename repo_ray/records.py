@@ -191,13 +191,15 @@ VERDICTS_SCHEMA = pa.schema(
 )
 
 #: `online.parquet`, `badcases.parquet`, `development.parquet`: one row per agent turn of an
-#: evaluation dialogue. `issue` names the known failure that a bad-case dialogue provokes.
+#: evaluation dialogue. `issue` names the known failure that a bad-case dialogue provokes;
+#: `annotation` is a good reply, for comparison (the paper's gold annotation).
 DIALOGUES_SCHEMA = pa.schema(
     [
         pa.field("dialogue_id", pa.string(), nullable=False),
         pa.field("turn", pa.int64(), nullable=False),
         *PROMPTS_SCHEMA,
         pa.field("issue", pa.string()),
+        pa.field("annotation", pa.string()),
     ]
 )
 

@@ -6,7 +6,7 @@ Also the only place that reads the environment.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
     Values of overrides are parsed as YAML. Raises `ConfigError`.
     """
-    tree = _read_yaml(path) if path is not None else {}
+    tree = read_yaml(path) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
     return validate(tree, str(path) if path is not None else "config")
@@ -36,7 +36,7 @@ def validate(tree: dict[str, Any], origin: str) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [f"{origin}: {_describe(e)}" for e in error.errors()]
+        lines = [f"{origin}: {describe(e)}" for e in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -50,7 +50,8 @@ def environment(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A file's mapping of sections; {} for an empty file. Raises `ConfigError`."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -62,6 +63,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
+
+
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with `changes` on top: sections are merged, everything else is replaced."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(below, value) if both else value
+    return merged
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -84,7 +95,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[parts[-1]] = value
 
 
-def _describe(error: Any) -> str:
+def describe(error: Any) -> str:
+    """One of pydantic's errors in a line: key, what was expected, what was found."""
     where = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key"

@@ -44,9 +44,11 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class DialogueTurn:
-    """One agent turn of an evaluation dialogue; `issue` is "" outside bad-case sets."""
+    """One agent turn of an evaluation dialogue; `issue` is "" outside bad-case sets,
+    `annotation` (a good reply by its author) where there is none."""
 
     dialogue_id: str
     turn: int
     prompt: Prompt
     issue: str = ""
+    annotation: str = ""

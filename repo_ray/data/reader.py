@@ -58,7 +58,13 @@ def read_verdicts(path: Path, split: str | None = None) -> list[Verdict]:
 def read_dialogues(path: Path) -> list[DialogueTurn]:
     """All agent turns of evaluation dialogues, in the file's order. Raises `DataError`."""
     return [
-        DialogueTurn(row["dialogue_id"], row["turn"], _prompt(row), row.get("issue") or "")
+        DialogueTurn(
+            row["dialogue_id"],
+            row["turn"],
+            _prompt(row),
+            row.get("issue") or "",
+            row.get("annotation") or "",
+        )
         for row in _rows(path, "dialogues", None)
     ]
 

@@ -311,3 +311,14 @@ def save_adapter(folder: Path, blob: bytes, base_path: str) -> None:
         tensors[f"base_model.model.{path}{_A}"] = a
         tensors[f"base_model.model.{path}{_B}"] = b
     (folder / "adapter_model.safetensors").write_bytes(save_tensors(tensors, {"format": "pt"}))
+
+
+def zero_adapter(blob: bytes) -> bytes:
+    """An adapter of the same shape that changes nothing: the base."""
+    adapter = parse_adapter(blob)
+    tensors = {
+        f"{path}.lora_{name}.weight": matrix * 0
+        for path, pair in adapter.modules.items()
+        for name, matrix in zip("AB", pair, strict=True)
+    }
+    return build_blob(tensors, adapter.rank, adapter.alpha)

@@ -197,6 +197,7 @@ class _Builder:
                         "turn": number,
                         "hidden": to_json(turn.hidden),
                         "issue": issue or None,
+                        "annotation": turn.reply.text,
                     }
                 )
         return rows

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +17,22 @@ from repo_ray.config import Config
 from repo_ray.data.reader import read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.evaluation.report import ReportData, write_report
-from repo_ray.models.adapters import build_blob, parse_adapter, save_adapter
-from repo_ray.models.chat import encode_prompt
-from repo_ray.models.loading import load_tokenizer, resolve_model
-from repo_ray.negotiation.datasets import build_datasets
+from repo_ray.models.adapters import save_adapter, zero_adapter
+from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
+from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns
 from repo_ray.pipeline.progress import Display
-from repo_ray.pipeline.run_folder import BLOB, RunFolder, fingerprint, write_json
+from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
 from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
-from repo_ray.records import Prompt
 from repo_ray.rollouts.publication import EngineState
 from repo_ray.training.checkpoints import latest_checkpoint
-from repo_ray.training.loop import Controller, Outcome, RunError
+from repo_ray.training.loop import Controller, Outcome
 from repo_ray.training.metrics import read_metrics
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import Folders, System
 from repo_ray.training.trajectories import read_trajectories
-
-#: Settings of `data` that name a data set, and its file name where it is built.
-DATA_SETS = ("prompts", "preferences", "sft", "verdicts", "online", "badcases")
 
 
 class Stopped(Exception):  # noqa: N818 - an outcome, not an error
@@ -85,13 +78,13 @@ class Pipeline:
 
     async def _phases(self, control: ActorHandle, memory: MemoryWatch) -> Path:
         config = self.config
-        data = await self._data()
+        data = await prepare_data(config, self.folder, self.display)
         with self.display.phase("model", f"preparing {config.model.path}"):
             model = await asyncio.to_thread(resolve_model, config.model.path)
         self.display.done(str(model))
-        encode = self._encoder(model)
+        encode = encoder(config, model)
         prompts = read_prompts(data["prompts"], split="train")
-        self._refuse_long(prompts, encode)
+        refuse_long(config, prompts, encode)
         schedule = Schedule.of(prompts, config.run)
 
         made = await run_stages(config, self.folder, model, data, self.display)
@@ -114,13 +107,13 @@ class Pipeline:
         self,
         system: System,
         start: bytes | None,
-        encode: Callable[[Prompt], list[int]],
+        encode: Encode,
         data: dict[str, Path],
         version: int,
     ) -> dict[str, list[dict[str, Any]]]:
         """Rows of every column: the base, the warm start if there is one, and what was trained."""
         trained = (self.folder.policy / BLOB).read_bytes()
-        columns = {"base": _zero(trained)}
+        columns = {"base": zero_adapter(trained)}
         if start is not None:
             columns["warm start"] = start
         columns["REPO"] = trained
@@ -174,37 +167,12 @@ class Pipeline:
 
     # --- phases -------------------------------------------------------------------------
 
-    async def _data(self) -> dict[str, Path]:
-        """The path of every data set there is. Without `data.prompts`, the built-in task's data
-        fills what the config does not name; with it, nothing is built.
-        """
-        config, given = self.config, self.config.data
-        named = {k: path for k in DATA_SETS if (path := getattr(given, k)) is not None}
-        if given.prompts is not None:
-            return named
-        paths = {k: named.get(k, self.folder.data / f"{k}.parquet") for k in DATA_SETS}
-
-        key = fingerprint(config.run.seed, given.build_preferences)
-        saved = self.folder.phases().get("data")
-        if saved is None or saved["fingerprint"] != key:
-            began = time.monotonic()
-            with self.display.phase("data", "building the negotiation data"):
-                counts = await asyncio.to_thread(
-                    build_datasets, self.folder.data, config.run.seed, given.build_preferences
-                )
-            self.folder.finish_phase("data", key, time.monotonic() - began, counts)
-        phase = self.folder.phases()["data"]
-        self.display.seconds["data"] = phase["seconds"]
-        rows = ", ".join(f"{count:,} {name}" for name, count in phase["result"].items())
-        self.display.done(rows, "data")
-        return paths
-
     async def _train(
         self,
         system: System,
         policy: bytes | None,
         schedule: Schedule,
-        encode: Callable[[Prompt], list[int]],
+        encode: Encode,
         control: ActorHandle,
     ) -> Outcome:
         config, display = self.config, self.display
@@ -241,31 +209,3 @@ class Pipeline:
         save_adapter(self.folder.policy, blob, config.model.path)
         display.done(f"{outcome.step} steps, adapter version {outcome.step}")
         return outcome
-
-    # --- inside -------------------------------------------------------------------------
-
-    def _encoder(self, model: Path) -> Callable[[Prompt], list[int]]:
-        tokenizer = load_tokenizer(model)
-        thinking = self.config.model.thinking
-        return lambda prompt: encode_prompt(tokenizer, prompt.messages, thinking=thinking)
-
-    def _refuse_long(self, prompts: list[Prompt], encode: Callable[[Prompt], list[int]]) -> None:
-        limit = self.config.model.max_prompt_tokens
-        for row, prompt in enumerate(prompts):
-            count = len(encode(prompt))
-            if count > limit:
-                raise RunError(
-                    f"prompt {prompt.prompt_id} (row {row} of the training split) has {count} "
-                    f"tokens, model.max_prompt_tokens is {limit}: raise it or shorten the prompt"
-                )
-
-
-def _zero(blob: bytes) -> bytes:
-    """An adapter of the same shape that changes nothing: the base as a column."""
-    adapter = parse_adapter(blob)
-    tensors = {
-        f"{path}.lora_{name}.weight": matrix * 0
-        for path, pair in adapter.modules.items()
-        for name, matrix in zip("AB", pair, strict=True)
-    }
-    return build_blob(tensors, adapter.rank, adapter.alpha)
