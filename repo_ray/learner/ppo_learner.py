@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from repo_ray.algorithms.advantages import gae, reward_at_end, whiten
@@ -22,6 +20,7 @@ from repo_ray.algorithms.ppo import (
     value_loss,
 )
 from repo_ray.config.settings import Config
+from repo_ray.learner.batching import Filler, length, micro_batches, minibatches, share
 from repo_ray.learner.checkpoint import (
     CheckpointError,
     random_state,
@@ -31,6 +30,7 @@ from repo_ray.learner.checkpoint import (
     write_tensors,
 )
 from repo_ray.learner.engine import EngineSettings, ParameterGroup, Rank, Step, build_engine
+from repo_ray.learner.table import SampleUpdate, Table
 from repo_ray.models.actor_critic import (
     POLICY,
     VALUE,
@@ -46,75 +46,12 @@ from repo_ray.records import Experience
 
 
 @dataclass(frozen=True)
-class SampleUpdate:
-    """One sample's part in an update, per response token [T]; columns of `TRAJECTORIES_SCHEMA`.
-
-    `old_values`, `advantages` and `returns` are what the losses used. `new_logprobs` and
-    `new_values` come from the pass whose loss was taken in the first epoch.
-    """
-
-    sample_id: str
-    proximal_logprobs: list[float]
-    new_logprobs: list[float]
-    old_values: list[float]
-    new_values: list[float]
-    advantages: list[float]
-    returns: list[float]
-
-
-@dataclass(frozen=True)
 class UpdateResult:
     """`samples` is in the order of the batch. `skipped` says why nothing was applied, if so."""
 
     metrics: Mapping[str, float]
     samples: Sequence[SampleUpdate]
     skipped: str = ""
-
-
-@dataclass(frozen=True)
-class _Filler:
-    """What a rank computes where the samples do not divide evenly. The loss does not count it."""
-
-    prompt_token_ids: tuple[int, ...] = (0,)
-    token_ids: tuple[int, ...] = (0,)
-
-
-@dataclass
-class _Table:
-    """One update's per-token numbers, [B + 1, T] on the CPU, the same on every rank.
-
-    0 where absent. `there` marks response tokens, `mask` those of them that the loss counts.
-    The last row belongs to the filler.
-    """
-
-    there: Bool[Tensor, "b t"]
-    mask: Bool[Tensor, "b t"]
-    behaviour: Float[Tensor, "b t"]
-    old_values: Float[Tensor, "b t"]
-    next_values: Float[Tensor, " b"]
-    advantages: Float[Tensor, "b t"]
-    returns: Float[Tensor, "b t"]
-    proximal: Float[Tensor, "b t"]
-    new_logprobs: Float[Tensor, "b t"]
-    new_values: Float[Tensor, "b t"]
-    last_logprobs: Float[Tensor, "b t"]
-    entropy: Float[Tensor, "b t"]
-
-    @classmethod
-    def of(cls, batch: Sequence[Experience]) -> _Table:
-        rollouts = [e.rollout for e in batch]
-        shape = len(rollouts) + 1, max(len(r.token_ids) for r in rollouts)
-        there = torch.zeros(shape, dtype=torch.bool)
-        mask = torch.zeros(shape, dtype=torch.bool)
-        behaviour = torch.zeros(shape)
-        for row, rollout in enumerate(rollouts):
-            count = len(rollout.token_ids)
-            there[row, :count] = True
-            mask[row, :count] = torch.tensor(rollout.loss_mask, dtype=torch.bool)
-            behaviour[row, :count] = torch.tensor(rollout.logprobs)
-        there[-1, 0] = True
-        zeros = [torch.zeros(shape) for _ in range(8)]
-        return cls(there, mask, behaviour, zeros[0], torch.zeros(shape[0]), *zeros[1:])
 
 
 class PPOLearner:
@@ -186,27 +123,29 @@ class PPOLearner:
         if problem := _problem(batch):
             return UpdateResult({"skipped": 1.0}, [], problem)
         algorithm = self._config.algorithm
-        table = _Table.of(batch)
-        rollouts: list[TokenSequence] = [*(e.rollout for e in batch), _Filler()]
+        table = Table.of(batch)
+        rollouts: list[TokenSequence] = [*(e.rollout for e in batch), Filler()]
         everything = list(range(len(batch)))
 
         with torch.no_grad():
-            for rows, part in self._micro_batches(rollouts, everything):
+            for rows, part in self._passes(rollouts, everything):
                 values, ends = self._engine.module(part, VALUE)
-                _put(table.old_values, table.there, rows, values)
+                table.put(table.old_values, rows, values)
                 table.next_values[rows] = ends.cpu()
             self._share(table.old_values, table.next_values)
             self._estimate(table, batch)
             steps = algorithm.ppo_epochs * algorithm.minibatches
             separate = algorithm.ratio == "decoupled" and steps > 1
             if separate:
-                for rows, part in self._micro_batches(rollouts, everything):
-                    _put(table.proximal, table.there, rows, self._engine.module(part, POLICY)[0])
+                for rows, part in self._passes(rollouts, everything):
+                    table.put(table.proximal, rows, self._engine.module(part, POLICY)[0])
                 self._share(table.proximal)
 
         done: list[Step] = []
         for epoch in range(algorithm.ppo_epochs):
-            for minibatch in self._minibatches(len(batch), epoch):
+            for minibatch in minibatches(
+                len(batch), algorithm.minibatches, self._config.run.seed, self._updates, epoch
+            ):
                 step = self._optimize(table, rollouts, minibatch, separate, epoch == 0)
                 done.append(step)
             if epoch == 0:
@@ -224,13 +163,13 @@ class PPOLearner:
             "optimizer_steps": float(self._engine.steps),
             "skipped": float(bool(skipped)),
             "tokens": float(table.mask.sum()),
-            "tokens_total": float(sum(_length(e.rollout) for e in batch)),
+            "tokens_total": float(sum(length(e.rollout) for e in batch)),
             "seconds": seconds,
         }
         metrics["tokens_per_s"] = metrics["tokens_total"] / seconds
-        return UpdateResult(metrics, _per_sample(table, batch), skipped)
+        return UpdateResult(metrics, table.samples(batch), skipped)
 
-    def _estimate(self, table: _Table, batch: Sequence[Experience]) -> None:
+    def _estimate(self, table: Table, batch: Sequence[Experience]) -> None:
         algorithm = self._config.algorithm
         rewards = torch.tensor([*(e.reward.total for e in batch), 0.0])
         truncated = torch.tensor([*(e.rollout.finish_reason == "length" for e in batch), False])
@@ -249,7 +188,7 @@ class PPOLearner:
 
     def _optimize(
         self,
-        table: _Table,
+        table: Table,
         rollouts: Sequence[TokenSequence],
         minibatch: Sequence[int],
         separate: bool,
@@ -259,7 +198,7 @@ class PPOLearner:
         algorithm = self._config.algorithm
         device = self._engine.device
         count = max(int(table.mask[minibatch].sum()), 1)
-        for rows, part in self._micro_batches(rollouts, minibatch):
+        for rows, part in self._passes(rollouts, minibatch):
             there = table.there[rows]
             weight = (table.mask[rows][there] / count).to(device)
 
@@ -287,13 +226,13 @@ class PPOLearner:
             self._engine.backward((error * weight).sum())
 
             if first_epoch:
-                _put(table.new_logprobs, table.there, rows, new)
-                _put(table.new_values, table.there, rows, values)
-            _put(table.last_logprobs, table.there, rows, new)
-            _put(table.entropy, table.there, rows, entropy)
+                table.put(table.new_logprobs, rows, new)
+                table.put(table.new_values, rows, values)
+            table.put(table.last_logprobs, rows, new)
+            table.put(table.entropy, rows, entropy)
         return self._engine.step()
 
-    def _losses(self, table: _Table) -> dict[str, float]:
+    def _losses(self, table: Table) -> dict[str, float]:
         """Losses of the first epoch's passes and diagnostics, over the whole batch's tokens."""
         algorithm = self._config.algorithm
         mask = table.mask
@@ -322,43 +261,16 @@ class PPOLearner:
             "return_mean": float(returns.mean()),
         }
 
-    # --- batching ----------------------------------------------------------------------
-
-    def _minibatches(self, count: int, epoch: int) -> list[list[int]]:
-        """Shuffled where there are several; a function of seed, update and epoch alone."""
-        parts = self._config.algorithm.minibatches
-        if parts == 1:
-            return [list(range(count))]
-        seed = (self._config.run.seed, self._updates, epoch)
-        generator = torch.Generator().manual_seed(hash(seed) % 2**31)
-        order = torch.randperm(count, generator=generator)
-        return [part.tolist() for part in order.tensor_split(parts) if len(part)]
-
-    def _micro_batches(
+    def _passes(
         self, samples: Sequence[TokenSequence], chosen: Sequence[int]
     ) -> Iterator[tuple[list[int], SequenceBatch]]:
-        """This rank's share of the `chosen` samples, with their numbers, by token budget.
-
-        Collectives run inside forward and backward, so every rank gets the same number of
-        micro-batches: neighbours in order of length are dealt out one to each rank, and a rank
-        that goes without in the last deal works on the filler (the last of `samples`).
-        """
-        world, mine = self._rank.world_size, self._rank.rank
-        order = sorted(chosen, key=lambda i: _length(samples[i]))
-        deals = [order[at : at + world] for at in range(0, len(order), world)]
-        lengths = [_length(samples[deal[-1]]) for deal in deals]
-        for group in token_budget_batches(lengths, self._config.learner.micro_batch_tokens):
-            rows = [deals[g][mine] if mine < len(deals[g]) else len(samples) - 1 for g in group]
+        """This rank's micro-batches of the `chosen` samples, with the samples' numbers."""
+        budget = self._config.learner.micro_batch_tokens
+        for rows in micro_batches(samples, chosen, self._rank, budget):
             yield rows, SequenceBatch.of([samples[r] for r in rows], self._engine.device)
 
     def _share(self, *columns: Tensor) -> None:
-        """Adds the ranks' rows together: each filled in its own, the others are 0."""
-        if self._rank.world_size == 1:
-            return
-        for column in columns:
-            moved = column.to(self._engine.device)
-            dist.all_reduce(moved)
-            column.copy_(moved)
+        share(columns, self._rank, self._engine.device)
 
     # --- adapters and probes -------------------------------------------------------------
 
@@ -394,7 +306,7 @@ class PPOLearner:
         head.temperature = 1.0
         try:
             with torch.no_grad():
-                for rows in token_budget_batches([_length(s) for s in samples], budget):
+                for rows in token_budget_batches([length(s) for s in samples], budget):
                     part = SequenceBatch.of([samples[r] for r in rows], self._engine.device)
                     flat, _ = self._engine.module(part, role)
                     sizes = [len(samples[r].token_ids) for r in rows]
@@ -445,10 +357,6 @@ class PPOLearner:
         set_random_state(read_tensors(folder / f"rng-{rank}.safetensors"))
 
 
-def _length(sample: TokenSequence) -> int:
-    return len(sample.prompt_token_ids) + len(sample.token_ids)
-
-
 def _problem(batch: Sequence[Experience]) -> str:
     """Why nothing can be learned from `batch`, or nothing."""
     if not any(any(e.rollout.loss_mask) for e in batch):
@@ -459,25 +367,3 @@ def _problem(batch: Sequence[Experience]) -> str:
         if not all(map(math.isfinite, e.rollout.logprobs)):
             return f"sample {e.rollout.sample_id}: a behaviour log-probability is not finite"
     return ""
-
-
-def _put(column: Tensor, there: Tensor, rows: Sequence[int], flat: Tensor) -> None:
-    """Writes flat per-token values, row by row, into the given rows of a [B + 1, T] column."""
-    block = torch.zeros(len(rows), column.shape[1])
-    block[there[rows]] = flat.detach().float().cpu()
-    column[rows] = block
-
-
-def _per_sample(table: _Table, batch: Sequence[Experience]) -> list[SampleUpdate]:
-    columns = (
-        table.proximal,
-        table.new_logprobs,
-        table.old_values,
-        table.new_values,
-        table.advantages,
-        table.returns,
-    )
-    return [
-        SampleUpdate(e.rollout.sample_id, *(c[row][table.there[row]].tolist() for c in columns))
-        for row, e in enumerate(batch)
-    ]
