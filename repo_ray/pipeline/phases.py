@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
+from repo_ray.pipeline.signals import Stopped, stop_requests
 from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
 from repo_ray.rollouts.publication import EngineState
@@ -33,10 +33,6 @@ from repo_ray.training.metrics import read_metrics
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import Folders, System
 from repo_ray.training.trajectories import read_trajectories
-
-
-class Stopped(Exception):  # noqa: N818 - an outcome, not an error
-    """The run was asked to stop (SIGTERM); what is done is saved, `--resume` continues."""
 
 
 @dataclass
@@ -55,18 +51,13 @@ class Pipeline:
         self._task = asyncio.current_task()
         self._controller: Controller | None = None
         self._canary: dict[str, Any] = {}
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._request_stop)
         control = start_control(self.config.run.name)
         try:
-            with MemoryWatch() as memory:
+            with stop_requests(self._request_stop), MemoryWatch() as memory:
                 return await self._phases(control, memory)
         except asyncio.CancelledError:
             raise Stopped from None
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
             ray.kill(control)
 
     def _request_stop(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ray
@@ -18,10 +18,11 @@ from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import connect
-from repo_ray.pipeline.phases import Pipeline, Stopped
+from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
-from repo_ray.pipeline.run_folder import RunFolder, open_run_folder
+from repo_ray.pipeline.run_folder import open_run_folder
+from repo_ray.pipeline.signals import Stopped
 from repo_ray.rewards.judge.endpoint import JudgeUnavailableError
 from repo_ray.rollouts.publication import PublicationError
 from repo_ray.training.checkpoints import CheckpointError
@@ -45,24 +46,27 @@ RUN_ERRORS = (
 def run(
     config_path: Path | None, overrides: Sequence[str], resume: bool, address: str | None
 ) -> int:
-    """The exit status: 0 finished, 1 failed, 2 bad input, 143 stopped on request and saved."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    try:
+    """The main job; returns its exit status."""
+
+    def job(display: Display) -> None:
         config = load_config(config_path, overrides)
         check_inputs(config)
         folder = open_run_folder(config, resume)
-    except INPUT_ERRORS as error:
-        errors.print("[red]error:[/] ", end="")
-        errors.print(str(error), markup=False)
-        return BAD_INPUT
-    _log_to(folder, errors)
-    display = Display()
-    try:
+        log_to(folder.root)
         with folder.locked():
             display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
             display.console.print(f"  {connect(config, folder, address)}")
             report = asyncio.run(Pipeline(config, folder, display).main())
         display.console.print(f"[bold]report[/]  {report}")
+
+    return exit_status(job)
+
+
+def exit_status(job: Callable[[Display], None]) -> int:
+    """0 finished, 1 failed, 2 bad input, 143 stopped on request and saved; errors in one message."""
+    errors = _error_console()
+    try:
+        job(Display())
         return FINISHED
     except Stopped:
         errors.print("stopped on request; everything is saved, --resume continues")
@@ -76,12 +80,16 @@ def run(
         ray.shutdown()
 
 
-def _log_to(folder: RunFolder, console: Console) -> None:
-    """Everything goes to `run.log`, warnings to the terminal as well."""
+def log_to(folder: Path) -> None:
+    """Everything goes to `run.log` in `folder`, warnings to the terminal as well."""
     logger = logging.getLogger("repo_ray")
     logger.setLevel(logging.DEBUG)
-    file = logging.FileHandler(folder.root / "run.log", encoding="utf-8")
+    file = logging.FileHandler(folder / "run.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    terminal = RichHandler(logging.WARNING, console, show_path=False, show_time=False)
+    terminal = RichHandler(logging.WARNING, _error_console(), show_path=False, show_time=False)
     logger.handlers = [file, terminal]
     logger.propagate = False
+
+
+def _error_console() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
