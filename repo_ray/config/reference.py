@@ -42,8 +42,8 @@ def _sections(
     """Every section below `model`, with the values it has when nothing is set."""
     for key, field in model.model_fields.items():
         section = _settings(field.annotation)
-        value = getattr(default, key)
         if section is not None:
+            value = getattr(default, key) or section()  # an optional section that is off
             name = f"{prefix}{key}"
             yield name, section, value
             yield from _sections(section, f"{name}.", value)

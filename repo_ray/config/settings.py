@@ -8,16 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.dialogue import DialogueConfig
 
 
 class RunConfig(Settings):
@@ -388,6 +382,10 @@ class Config(Settings):
     enhancement: EnhancementConfig = EnhancementConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     learner: LearnerConfig = LearnerConfig()
+    dialogue: DialogueConfig | None = Field(
+        None,
+        description="Train on whole dialogues of the built-in task, one in the place of each training prompt; null: on single replies.",
+    )
     warm_start: WarmStartConfig | None = Field(
         WarmStartConfig(), description="SFT before RL; null starts from the base."
     )
