@@ -263,8 +263,16 @@ class EnhancementConfig(Settings):
 
 
 class AlgorithmConfig(Settings):
-    """PPO as REPO uses it."""
+    """PPO as REPO uses it, or GRPO."""
 
+    advantage: Literal["gae", "group"] = Field(
+        "gae",
+        description="`gae`: a value network and generalised advantage estimation (paper: actor-critic); `group`: replies to one prompt are compared with each other and there is no value network (GRPO, arXiv 2402.03300).",
+    )
+    group_size: Positive = Field(
+        1,
+        description="Replies per prompt and step; run.batch_size counts replies. 1 with `gae`, 2 or more with `group` (GRPO paper: 64).",
+    )
     clip: PositiveFloat = Field(0.2, description="Unstated in the paper; PPO (Schulman 2017).")
     gamma: Fraction = Field(
         1.0, description="Unstated; undiscounted, since one reply is one decision episode."
@@ -289,6 +297,21 @@ class AlgorithmConfig(Settings):
         "terminal",
         description="A reply cut by the length limit: `terminal` takes its reward as final (the reply is what the hotelier would get); `bootstrap` adds the value of the next state.",
     )
+
+    @model_validator(mode="after")
+    def _estimator(self) -> AlgorithmConfig:
+        if self.advantage == "gae":
+            if self.group_size != 1:
+                raise ValueError(
+                    f"algorithm.group_size is {self.group_size}, but algorithm.advantage is gae, which takes one reply per prompt"
+                )
+            return self
+        if self.group_size < 2:
+            raise ValueError("algorithm.advantage is group: algorithm.group_size must be 2 or more")
+        for key in ("gamma", "gae_lambda", "value_clip", "whiten_advantages", "truncation"):
+            if getattr(self, key) != AlgorithmConfig.model_fields[key].default:
+                raise ValueError(f"algorithm.{key} has no effect when algorithm.advantage is group")
+        return self
 
 
 class LearnerConfig(Settings):
@@ -327,7 +350,7 @@ class LearnerConfig(Settings):
 
 
 class SupervisedConfig(Settings):
-    """One supervised stage: warm start, reward model or judge."""
+    """One supervised stage: warm start, SFT, reward model or judge."""
 
     lr: PositiveFloat = Field(2e-4, description="LoRA on small models: 1e-4 to 3e-4.")
     batch_size: Positive = Field(16, description="Rows per optimizer step.")
@@ -350,6 +373,19 @@ class WarmStartConfig(SupervisedConfig):
     checkpoint: Path | None = Field(
         None,
         description="Folder of an earlier warm start (models/warm_start of a run); null: trained first.",
+    )
+
+
+class DpoConfig(SupervisedConfig):
+    """Direct preference optimisation of the policy on preference pairs, from the warm start."""
+
+    lr: PositiveFloat = Field(
+        1e-5,
+        description="DPO paper: 1e-6 for all weights; LoRA takes about ten times that (LoRA Without Regret, 2025), small models more.",
+    )
+    beta: PositiveFloat = Field(
+        0.1,
+        description="Weight of staying near the reference (Rafailov et al. 2023, arXiv 2305.18290, appendix B).",
     )
 
 
@@ -389,6 +425,8 @@ class Config(Settings):
     warm_start: WarmStartConfig | None = Field(
         WarmStartConfig(), description="SFT before RL; null starts from the base."
     )
+    sft: SupervisedConfig = SupervisedConfig()
+    dpo: DpoConfig = DpoConfig()
     train_reward_model: SupervisedConfig = SupervisedConfig()
     train_judge: SupervisedConfig = SupervisedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -398,6 +436,10 @@ class Config(Settings):
         if self.run.batch_size % self.algorithm.minibatches:
             raise ValueError(
                 f"run.batch_size ({self.run.batch_size}) must be divisible by algorithm.minibatches ({self.algorithm.minibatches})"
+            )
+        if self.run.batch_size % self.algorithm.group_size:
+            raise ValueError(
+                f"run.batch_size ({self.run.batch_size}) must be divisible by algorithm.group_size ({self.algorithm.group_size})"
             )
         if self.run.batch_size // self.algorithm.minibatches < self.learner.world_size:
             raise ValueError(

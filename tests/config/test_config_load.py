@@ -23,6 +23,15 @@ def test_a_dumped_config_loads_to_the_same(tmp_path: Path) -> None:
     assert load_config(path) == config
 
 
+def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> None:
+    overrides = ["algorithm.advantage=group", "algorithm.group_size=4", "dpo.beta=0.5"]
+    config = load_config(None, overrides)
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+    assert (config.algorithm.group_size, config.dpo.beta) == (4, 0.5)
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
@@ -41,6 +50,24 @@ def test_a_dumped_config_loads_to_the_same(tmp_path: Path) -> None:
             r"there is no reward",
         ),
         ("rollout: {max_model_len: 100}", [], r"exceeds rollout.max_model_len"),
+        ("algorithm: {group_size: 4}", [], r"advantage is gae, which takes one reply"),
+        ("algorithm: {advantage: group}", [], r"algorithm.group_size must be 2 or more"),
+        (
+            "run: {batch_size: 6}\nalgorithm: {advantage: group, group_size: 4}",
+            [],
+            r"run.batch_size \(6\) must be divisible by algorithm.group_size \(4\)",
+        ),
+        (
+            "algorithm: {advantage: group, group_size: 4, gae_lambda: 1.0}",
+            [],
+            r"algorithm.gae_lambda has no effect when algorithm.advantage is group",
+        ),
+        (
+            "algorithm: {advantage: group, group_size: 4, truncation: bootstrap}",
+            [],
+            r"algorithm.truncation has no effect",
+        ),
+        ("dpo: {beta: 0}", [], r"dpo.beta: .*greater than 0"),
     ],
 )
 def test_bad_settings_are_refused_with_file_and_key(
