@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
 from repo_ray.config.dialogue import DialogueConfig
+from repo_ray.config.monitor import MonitorConfig
 
 
 class RunConfig(Settings):
@@ -430,6 +431,7 @@ class Config(Settings):
     train_reward_model: SupervisedConfig = SupervisedConfig()
     train_judge: SupervisedConfig = SupervisedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
