@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,9 @@ class Outcome:
 class Controller:
     """Drives one run's training over a started `System`.
 
-    `report(done, total, text)` is told after each sample and step.
+    `report(done, total, text)` is told after each sample and step. `after_step(updates)` is
+    awaited before the first update (with 0) and after each, when every engine has the new
+    adapter; what it returns joins that step's metrics.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Controller:
         control: ActorHandle,
         report: Callable[[int, int, str], None],
         resume: Checkpoint | None,
+        after_step: Callable[[int], Awaitable[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._config = config
+        self._after_step = after_step
         self._folder = folder
         self._system = system
         self._schedule = schedule
@@ -101,6 +105,8 @@ class Controller:
         pending: dict[int, asyncio.Task[Collected]] = {}
         admitted = self._start
         total = self._schedule.steps
+        if self._start == 0 and (values := await self._watched(0)):
+            self._metrics.step(0, values)
         try:
             for step in range(self._start, total):
                 self._step = step
@@ -153,6 +159,7 @@ class Controller:
         pushed = time.monotonic()
         self._push_s.append(pushed - learned)
         self._ledger.add(collected.ledger)
+        watched = await self._watched(step + 1)
         self._metrics.step(
             step + 1,
             {
@@ -166,6 +173,7 @@ class Controller:
                 "publication": [asdict(r) for r in reports],
                 "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
                 "ledger": self._ledger.state(),
+                **watched,
             },
         )
         for experience in batch:
@@ -174,6 +182,9 @@ class Controller:
         self._samples_done = 0
         reward = sum(e.reward.total for e in batch) / max(1, len(batch))
         self._report(step + 1, self._schedule.steps, f"reward {reward:+.2f}")
+
+    async def _watched(self, updates: int) -> Mapping[str, Any]:
+        return await self._after_step(updates) if self._after_step is not None else {}
 
     def _count_skipped(self, step: int, skipped: str) -> None:
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0

@@ -18,13 +18,18 @@ LATENCY_BOUNDARIES_S = [0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0]
 
 
 class MetricsLog:
-    """Appends to `metrics.jsonl`; a resumed run first drops the rows that it will write again."""
+    """Appends to `metrics.jsonl`; a resumed run first drops the rows that it will write again.
+
+    `resume_step` is the number of updates of the checkpoint, 0 without one: then row 0, which
+    holds what was measured before the first update, is written again as well.
+    """
 
     def __init__(self, folder: Path, run_name: str, resume_step: int) -> None:
         self._path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(folder) if row["step"] <= resume_step]
+        first = resume_step + 1 if resume_step else 0
+        rows = [row for row in read_metrics(folder) if row["step"] < first]
         self._path.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         self._run = run_name
         self._gauges: dict[str, ray_metrics.Gauge] = {}
         self._latency = ray_metrics.Histogram(
