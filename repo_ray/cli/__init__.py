@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from repo_ray.cli import chat, config, data, doctor, export, plan, rescore, scale, score
+from repo_ray.cli import chat, config, data, doctor, export, plan, rate, rescore, scale, score
 from repo_ray.cli.console import user_errors
 from repo_ray.config import ConfigError
 
@@ -29,6 +29,7 @@ app.command("scale")(scale.scale)
 app.command("status")(scale.status)
 app.command("chat")(chat.command)
 app.command("export")(export.command)
+app.command("rate")(rate.command)
 
 
 def main() -> None:
