@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -45,11 +45,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One sampled reply.
+    """One sampled reply, or all replies of a dialogue.
 
     `token_ids`, `loss_mask`, `logprobs` and `versions` have one entry per response token [T]:
     the sampled id, whether the loss counts it, its log-probability (nats) under the sampling
     distribution of the engine (after temperature), and the adapter version that sampled it.
+
+    Of a dialogue, the response runs from the first reply's first token to the last reply's last.
+    The tokens in between that nobody sampled (the hotelier's messages and the chat template) are
+    masked: log-probability 0, and the version that sampled the reply after them. `text` has the
+    replies, a line break between them; `finish_reason` is `length` where the last reply was cut
+    or the context had no room for another turn.
     """
 
     sample_id: str
@@ -125,13 +131,36 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One scored reply of a dialogue. `prompt` is what the agent had before it when it replied;
+    `last_token` is the index, in the dialogue's response tokens, of the reply's last one."""
+
+    prompt: Prompt
+    reply: str
+    finish_reason: FinishReason
+    last_token: int
+    scores: tuple[Score, ...]
+    reward: Reward
+
+
+@dataclass(frozen=True, slots=True)
 class Experience:
-    """A scored rollout, ready for the learner."""
+    """A scored rollout, ready for the learner.
+
+    `token_rewards` are pairs of a response token's index and the reward placed there; without
+    any, `reward.total` is on the last token that the loss counts.
+
+    Of a dialogue, `turns` holds every reply with what it was given for. `prompt` is then the
+    opening, `scores` are those of all turns in order, and `reward` is the mean over the turns,
+    field by field.
+    """
 
     prompt: Prompt
     rollout: Rollout
     scores: tuple[Score, ...]
     reward: Reward
+    token_rewards: tuple[tuple[int, float], ...] = ()
+    turns: tuple[Turn, ...] = ()
 
 
 # --- Parquet ---------------------------------------------------------------------------
@@ -206,7 +235,11 @@ DIALOGUES_SCHEMA = pa.schema(
 #: One row per sample of one training step: the whole way from prompt to gradient.
 #: Token lists are per response token [T]. `new_logprobs` and `new_values` are the learner's,
 #: from the forward pass whose loss was taken; `advantages` are those used in the loss
-#: (whitened where the config says so), `returns` the value targets.
+#: (whitened where the config says so), `returns` the value targets. `token_rewards` says where
+#: rewards were placed (`Experience.token_rewards`); where it is empty, `reward` is at the end.
+#: The row of a dialogue is its last turn, as far as it is about text and scores: `messages`,
+#: `context`, `reply` and everything from `r_model` to `scores` belong together. `turns` has all
+#: turns as JSON (`turns_to_json`), null for single replies; `turn_rows` reads them.
 TRAJECTORIES_SCHEMA = pa.schema(
     [
         pa.field("step", pa.int64(), nullable=False),
@@ -236,6 +269,11 @@ TRAJECTORIES_SCHEMA = pa.schema(
         pa.field("multiplier", pa.float64()),
         pa.field("reward", pa.float64()),
         pa.field("scores", pa.string()),
+        pa.field(
+            "token_rewards",
+            pa.list_(pa.struct([("token", pa.int64()), ("reward", pa.float64())])),
+        ),
+        pa.field("turns", pa.string()),
     ]
 )
 
@@ -276,3 +314,46 @@ def scores_from_json(text: str) -> tuple[Score, ...]:
         )
         for source, s in json.loads(text).items()
     )
+
+
+def turns_to_json(turns: tuple[Turn, ...]) -> str:
+    """A dialogue's turns, oldest first. Of its messages, a turn had the first `messages`."""
+    return json.dumps(
+        [
+            {
+                "messages": len(turn.prompt.messages),
+                "context": dict(turn.prompt.context),
+                "reply": turn.reply,
+                "finish_reason": turn.finish_reason,
+                "last_token": turn.last_token,
+                "reward": asdict(turn.reward),
+                "scores": scores_to_json(turn.scores),
+            }
+            for turn in turns
+        ],
+        ensure_ascii=False,
+    )
+
+
+def turn_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row of `TRAJECTORIES_SCHEMA` as one row per reply: itself, or one for each turn.
+
+    The rows of a dialogue's turns differ in what is about text and scores; `sample_id` gets the
+    turn's number, from 1. The columns per token stay those of the whole dialogue.
+    """
+    if not row.get("turns"):
+        return [dict(row)]
+    return [
+        {
+            **row,
+            "sample_id": f"{row['sample_id']}-{number}",
+            "messages": row["messages"][: turn["messages"]],
+            "context": json.dumps(turn["context"], ensure_ascii=False),
+            "reply": turn["reply"],
+            "finish_reason": turn["finish_reason"],
+            **{name: value for name, value in turn["reward"].items() if name != "total"},
+            "reward": turn["reward"]["total"],
+            "scores": turn["scores"],
+        }
+        for number, turn in enumerate(json.loads(row["turns"]), start=1)
+    ]

@@ -1,7 +1,8 @@
-"""Advantage estimation for single replies with the reward at the last token."""
+"""Advantage estimation: rewards placed on tokens, and what each token is worth beyond the value."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +23,32 @@ def reward_at_end(
     time = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, time, -1).amax(1, keepdim=True)
     return torch.where(time == last, rewards[:, None], 0.0)
+
+
+def placed_rewards(
+    token_rewards: Sequence[Sequence[tuple[int, float]]],
+    totals: Float[Tensor, " batch"],
+    mask: Bool[Tensor, "batch time"],
+) -> Float[Tensor, "batch time"]:
+    """Per-token rewards: each row's (token, reward) pairs where they are placed, 0 elsewhere.
+
+    A row without pairs gets its total on its last unmasked token, as in `reward_at_end`.
+
+    Raises:
+        ValueError: not one sequence per row, or a reward on a token that the loss does not count
+            (`gae` would step over it).
+    """
+    rewards = reward_at_end(totals, mask)
+    for row, (pairs, counted) in enumerate(zip(token_rewards, mask.tolist(), strict=True)):
+        if pairs:
+            rewards[row] = 0.0
+        for token, reward in pairs:
+            if not (0 <= token < len(counted) and counted[token]):
+                raise ValueError(
+                    f"row {row}: a reward is placed on token {token}, which the loss does not count"
+                )
+            rewards[row, token] += reward
+    return rewards
 
 
 def gae(

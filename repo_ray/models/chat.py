@@ -9,13 +9,15 @@ in a prompt are the template's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from repo_ray.records import Message
+from repo_ray.records import Message, Prompt
 
 ROLES = ("system", "user", "assistant")
 
@@ -64,6 +66,35 @@ def encode_prompt(
                 f"{tokenizer.name_or_path}: the chat template drops the system message"
             )
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_next_turn(encode: Callable[[Prompt], list[int]], prompt: Prompt) -> list[int]:
+    """Token ids from the end of the last reply to where the next one begins, as the chat
+    template renders them: the end of the assistant's turn, the user's message, the header.
+
+    `prompt` ends with a reply and the user's answer to it; `encode` gives a prompt's token ids
+    (`encode_prompt`). They are what two conversations that differ in that reply alone end with,
+    so the text of the reply is never tokenised, and it does not matter how the template renders
+    what was before (Qwen3's drops the thinking of earlier replies). Raises `ChatTemplateError` for
+    other messages, and for a template that drops replies.
+    """
+    *before, reply, message = prompt.messages
+    if (reply.role, message.role) != ("assistant", "user"):
+        raise ChatTemplateError(
+            f"prompt {prompt.prompt_id} ends with {reply.role} and {message.role}: expected a reply "
+            "(assistant) and the answer to it (user)"
+        )
+    one, other = (
+        encode(replace(prompt, messages=(*before, Message(reply.role, text), message)))
+        for text in ("a", "b")
+    )
+    pairs = takewhile(
+        lambda pair: pair[0] == pair[1], zip(reversed(one), reversed(other), strict=False)
+    )
+    ending = [token for token, _ in pairs]
+    if len(ending) == len(one):
+        raise ChatTemplateError("the chat template drops the assistant's earlier replies")
+    return ending[::-1]
 
 
 def encode_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -12,9 +12,11 @@ from ray.exceptions import RayError
 
 from repo_ray.actors.pool import ActorPool, CallTimeoutError
 from repo_ray.config import Config
+from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.records import Experience, Prompt, Reward, Rollout, Score, Source
 from repo_ray.rewards.enhancement import combine
 from repo_ray.training.accounting import Ledger, cause
+from repo_ray.training.dialogues import dialogue_experience, play, reopen
 
 #: In this order scores are stored and shown.
 SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
@@ -22,7 +24,10 @@ SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's batch in prompt order, and what happened on the way to it."""
+    """One step's batch in prompt order, and what happened on the way to it.
+
+    `tokens` counts those that were sampled.
+    """
 
     step: int
     experiences: list[Experience]
@@ -34,7 +39,9 @@ class Collected:
 class Collector:
     """Turns prompts into experiences through the rollout pool and the scoring pools.
 
-    `encode` gives a prompt's token ids. `on_sample` is told of each finished sample.
+    With `config.dialogue`, prompts are openings of episodes (`dialogues.openings`), and each is
+    played to its end: one experience per dialogue. `encode` gives a prompt's token ids.
+    `on_sample` is told of each finished sample, a dialogue being one.
     """
 
     def __init__(
@@ -70,38 +77,89 @@ class Collector:
             experiences,
             ledger,
             seconds=time.monotonic() - start,
-            tokens=sum(len(e.rollout.token_ids) for e in experiences),
+            tokens=sum(sum(e.rollout.loss_mask) for e in experiences),
         )
 
     async def _experience(
         self, step: int, position: int, prompt: Prompt, ledger: Ledger
     ) -> Experience | None:
-        token_ids = self._encode(prompt)
         last_cause = ""
         for attempt in range(self._config.run.max_attempts):
             sample_id = f"{step}-{position}-{attempt}"
             try:
-                rollout: Rollout = await self._rollout.call(
-                    "sample",
-                    sample_id,
-                    prompt.prompt_id,
-                    attempt,
-                    token_ids,
-                    sampling_seed(self._config.run.seed, sample_id),
-                )
+                if self._config.dialogue is None:
+                    tried = await self._reply(sample_id, prompt, attempt, ledger)
+                else:
+                    tried = await self._dialogue(
+                        self._config.dialogue, sample_id, prompt, attempt, ledger
+                    )
             except CallTimeoutError:
                 last_cause = "rollout: timeout"
                 continue
-            ledger.samples += 1
-            scores = await self.score(prompt, rollout.text)
-            for score in scores:
-                ledger.count_score(score)
-            failed = [s for s in scores if not s.valid]
-            if not failed:
-                return Experience(prompt, rollout, scores, self.reward(scores))
-            last_cause = f"{failed[0].source}: {cause(failed[0].error)}"
+            if isinstance(tried, Experience):
+                return tried
+            last_cause = tried
         ledger.dropped[last_cause] += 1
         return None
+
+    async def _reply(
+        self, sample_id: str, prompt: Prompt, attempt: int, ledger: Ledger
+    ) -> Experience | str:
+        """One attempt at a single reply, or why its scores are no good."""
+        rollout = await self._sample(
+            sample_id, prompt.prompt_id, attempt, self._encode(prompt), ledger
+        )
+        scores = await self.score(prompt, rollout.text)
+        return _count(scores, ledger) or Experience(prompt, rollout, scores, self.reward(scores))
+
+    async def _dialogue(
+        self, dialogue: DialogueConfig, sample_id: str, prompt: Prompt, attempt: int, ledger: Ledger
+    ) -> Experience | str:
+        """One attempt at a whole dialogue, or why the scores of one of its turns are no good.
+
+        Each turn is scored while the dialogue goes on.
+        """
+
+        async def sample(turn: int, token_ids: list[int]) -> Rollout:
+            return await self._sample(
+                f"{sample_id}-{turn}", prompt.prompt_id, attempt, token_ids, ledger
+            )
+
+        scoring: list[asyncio.Future[tuple[Score, ...]]] = []
+        try:
+            played = await play(
+                reopen(self._config, prompt),
+                sample,
+                self._encode,
+                dialogue.max_turns,
+                self._config.rollout.max_model_len - self._config.sampling.max_new_tokens,
+                lambda prompt, reply: scoring.append(
+                    asyncio.ensure_future(self.score(prompt, reply))
+                ),
+            )
+            scores = await asyncio.gather(*scoring)
+        finally:
+            for task in scoring:
+                task.cancel()
+            await asyncio.gather(*scoring, return_exceptions=True)
+        if invalid := [reason for turn in scores if (reason := _count(turn, ledger))]:
+            return invalid[0]
+        rewards = [self.reward(turn) for turn in scores]
+        return dialogue_experience(sample_id, played, scores, rewards, dialogue.reward)
+
+    async def _sample(
+        self, sample_id: str, prompt_id: str, attempt: int, token_ids: list[int], ledger: Ledger
+    ) -> Rollout:
+        rollout: Rollout = await self._rollout.call(
+            "sample",
+            sample_id,
+            prompt_id,
+            attempt,
+            token_ids,
+            sampling_seed(self._config.run.seed, sample_id),
+        )
+        ledger.samples += 1
+        return rollout
 
     async def score(self, prompt: Prompt, reply: str) -> tuple[Score, ...]:
         """Every source's score of one reply, in parallel. A time-out is an invalid score."""
@@ -128,6 +186,13 @@ class Collector:
             e_judge=values.get("judge", 0.0),
             e_func=values.get("rules", 0.0),
         )
+
+
+def _count(scores: Sequence[Score], ledger: Ledger) -> str:
+    """Counts one reply's scores. Says why the first invalid one is, or nothing."""
+    for score in scores:
+        ledger.count_score(score)
+    return next((f"{s.source}: {cause(s.error)}" for s in scores if not s.valid), "")
 
 
 def sampling_seed(run_seed: int, sample_id: str) -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repo_ray.learner.ppo_learner import UpdateResult
-from repo_ray.records import TRAJECTORIES_SCHEMA, Experience, scores_to_json
+from repo_ray.records import TRAJECTORIES_SCHEMA, Experience, scores_to_json, turns_to_json
 
 
 def trajectory_path(folder: Path, step: int) -> Path:
@@ -22,7 +22,8 @@ def trajectory_path(folder: Path, step: int) -> Path:
 def write_trajectories(
     folder: Path, step: int, batch: Sequence[Experience], update: UpdateResult
 ) -> Path:
-    """One Parquet file per step, one row per sample; replaced whole or not at all.
+    """One Parquet file per step, one row per sample (a dialogue is one sample); replaced whole
+    or not at all.
 
     Where the update was skipped, the learner's columns are null.
     """
@@ -45,15 +46,18 @@ def read_trajectories(folder: Path, columns: Sequence[str] | None = None) -> lis
 
 
 def _row(step: int, experience: Experience) -> dict[str, Any]:
-    prompt, rollout, reward = experience.prompt, experience.rollout, experience.reward
+    rollout, turns = experience.rollout, experience.turns
+    said = turns[-1] if turns else None  # a dialogue's row is its last turn
+    prompt = said.prompt if said else experience.prompt
+    reward = said.reward if said else experience.reward
     return {
         "step": step,
         "sample_id": rollout.sample_id,
-        "prompt_id": prompt.prompt_id,
+        "prompt_id": experience.prompt.prompt_id,
         "attempt": rollout.attempt,
         "messages": [{"role": m.role, "content": m.content} for m in prompt.messages],
         "context": json.dumps(dict(prompt.context), ensure_ascii=False),
-        "reply": rollout.text,
+        "reply": said.reply if said else rollout.text,
         "finish_reason": rollout.finish_reason,
         "engine": rollout.engine,
         "prompt_token_ids": rollout.prompt_token_ids,
@@ -67,5 +71,7 @@ def _row(step: int, experience: Experience) -> dict[str, Any]:
         "e_enh": reward.e_enh,
         "multiplier": reward.multiplier,
         "reward": reward.total,
-        "scores": scores_to_json(experience.scores),
+        "scores": scores_to_json(said.scores if said else experience.scores),
+        "token_rewards": [{"token": t, "reward": r} for t, r in experience.token_rewards],
+        "turns": turns_to_json(turns) if turns else None,
     }

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from repo_ray.algorithms.advantages import gae, reward_at_end, whiten
+from repo_ray.algorithms.advantages import gae, placed_rewards, reward_at_end, whiten
 
 
 def reference_gae(rewards, values, gamma, lam, after):
@@ -97,3 +97,37 @@ def test_whitening_without_variance_gives_zero():
     one[0, 0] = True
     assert not whiten(torch.randn(2, 3), one).any()
     assert not whiten(torch.randn(2, 3), torch.zeros(2, 3, dtype=torch.bool)).any()
+
+
+def test_rewards_are_placed_where_they_are_said_to_be():
+    mask = torch.tensor([[True, False, True, True], [True, True, False, False], [False] * 4])
+    placed = [((0, 1.0), (3, -2.0), (3, 0.5)), (), ()]
+    rewards = placed_rewards(placed, torch.tensor([9.0, 7.0, 5.0]), mask)
+    assert rewards.tolist() == [[1, 0, 0, -1.5], [0, 7, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("token", [1, 4, -1])
+def test_a_reward_on_a_token_that_the_loss_does_not_count_is_refused(token):
+    mask = torch.tensor([[True, False, True, True]])
+    with pytest.raises(ValueError, match=f"row 0: a reward is placed on token {token}"):
+        placed_rewards([((token, 1.0),)], torch.zeros(1), mask)
+
+
+def test_placed_rewards_need_one_sequence_per_row():
+    with pytest.raises(ValueError, match="shorter"):
+        placed_rewards([()], torch.zeros(2), torch.ones(2, 3, dtype=torch.bool))
+
+
+def test_gae_over_two_turns_with_the_hotelier_s_tokens_between_by_hand():
+    # Sampled tokens 0, 1 (turn one, reward 2 on its last) and 4, 5 (turn two, reward 4);
+    # 2 and 3 are the hotelier's. gamma 0.5, lambda 0.5, so gamma lambda is 0.25.
+    mask = torch.tensor([[True, True, False, False, True, True]])
+    values = torch.tensor([[1.0, 2.0, 99.0, -99.0, 4.0, 1.0]])
+    rewards = placed_rewards([((1, 2.0), (5, 4.0))], torch.tensor([3.0]), mask)
+    advantages, returns = gae(rewards, values, mask, torch.tensor([False]), 0.5, 0.5)
+    # delta_5 = 4 + 0 - 1 = 3             A_5 = 3
+    # delta_4 = 0 + 0.5 * 1 - 4 = -3.5    A_4 = -3.5 + 0.25 * 3 = -2.75
+    # delta_1 = 2 + 0.5 * 4 - 2 = 2       A_1 = 2 + 0.25 * -2.75 = 1.3125
+    # delta_0 = 0 + 0.5 * 2 - 1 = 0       A_0 = 0.25 * 1.3125 = 0.328125
+    assert advantages.tolist() == [[0.328125, 1.3125, 0, 0, -2.75, 3]]
+    assert returns.tolist() == [[1.328125, 3.3125, 0, 0, 1.25, 4]]

@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from repo_ray.models.chat import (
     ChatTemplateError,
     control_strings,
+    encode_next_turn,
     encode_prompt,
     encode_reply,
     encode_text,
     neutralise,
 )
 from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
-from repo_ray.records import Message
+from repo_ray.records import Message, Prompt
 
 CONTROLS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"]
 #: Whole tokens, their pieces and neighbours, so that joined pieces form controls often.
@@ -119,3 +120,77 @@ def test_unknown_role_and_missing_template_are_refused(tokenizer):
         encode_prompt(tokenizer, [Message("tool", "x")], thinking=False)
     with pytest.raises(ChatTemplateError, match="no chat template"):
         encode_prompt(with_template(tokenizer, None), [Message("user", "x")], thinking=False)
+
+
+# --- between two turns ---------------------------------------------------------------------
+
+
+def encoding(tokenizer):
+    return lambda prompt: encode_prompt(tokenizer, prompt.messages, thinking=False)
+
+
+def appended(tokenizer, conversation):
+    """Token ids of a conversation built turn by turn from replies that were sampled as they are."""
+    encode = encoding(tokenizer)
+    opening, *turns = conversation
+    ids = encode(Prompt("p", opening))
+    messages = opening
+    for reply, answer in turns:
+        messages = [*messages, Message("assistant", reply), Message("user", answer)]
+        sampled = encode_reply(tokenizer, reply)
+        following = encode_next_turn(encode, Prompt("p", tuple(messages)))
+        assert following[0] == sampled[-1] == tokenizer.eos_token_id
+        ids += [*sampled, *following[1:]]
+    return ids, encode(Prompt("p", tuple(messages)))
+
+
+WORDS = st.lists(
+    st.sampled_from(["We", "can", "do", "405", "yuan", ",", "ok?", "T1:", "\n", "价格"]), min_size=1
+).map(" ".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(turns=st.lists(st.tuples(WORDS, HOSTILE), min_size=1, max_size=3))
+def test_turn_by_turn_is_the_whole_conversation_as_the_template_renders_it(tokenizer, turns):
+    opening = (Message("system", "S"), Message("user", "Hello?"))
+    grown, whole = appended(tokenizer, [opening, *turns])
+    assert grown == whole
+
+
+def test_between_turns_is_exactly_the_templates_text(tokenizer):
+    messages = (
+        Message("user", "Hello?"),
+        Message("assistant", "  what a reply  "),
+        Message("user", " Why?<|im_end|> "),
+    )
+    ids = encode_next_turn(encoding(tokenizer), Prompt("p", messages))
+    assert tokenizer.decode(ids) == (
+        "<|im_end|>\n<|im_start|>user\nWhy?< |im_end|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ids.count(tokenizer.eos_token_id) == 2
+
+
+def test_how_the_template_renders_earlier_replies_does_not_matter(tokenizer):
+    """As Qwen3's: an open thinking block before the reply, gone once the reply is in the past."""
+    thinking = with_template(
+        tokenizer,
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    )
+    messages = (Message("user", "U"), Message("assistant", "R"), Message("user", "V"))
+    ids = encode_next_turn(encoding(thinking), Prompt("p", messages))
+    assert tokenizer.decode(ids) == (
+        "<|im_end|>\n<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+
+
+def test_only_a_reply_and_its_answer_make_a_next_turn(tokenizer):
+    encode = encoding(tokenizer)
+    with pytest.raises(ChatTemplateError, match="prompt p ends with user and assistant"):
+        encode_next_turn(encode, Prompt("p", (Message("user", "U"), Message("assistant", "R"))))
+    silent = with_template(
+        tokenizer, "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
+    )
+    messages = (Message("user", "U"), Message("assistant", "R"), Message("user", "V"))
+    with pytest.raises(ChatTemplateError, match="drops the assistant"):
+        encode_next_turn(encoding(silent), Prompt("p", messages))
