@@ -20,10 +20,11 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def line_chart(series: Sequence[Series], title: str) -> Markup:
+def line_chart(series: Sequence[Series], title: str, marks: Sequence[float] = ()) -> Markup:
     """The lines, faint where raw and strong as a running mean, with axes; `title` for readers.
 
-    Colours come from CSS classes `c1`, `c2`, ... in the order of `series`.
+    Colours come from CSS classes `c1`, `c2`, ... in the order of `series`. At every x of `marks`
+    stands a vertical line of class `mark`.
     """
     clean = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in series]
     xs = [x for points in clean for x, _ in points]
@@ -56,6 +57,10 @@ def line_chart(series: Sequence[Series], title: str) -> Markup:
     ]
     if y_low < 0 < y_high:
         parts.append(f'<line class="zero" x1="{LEFT}" x2="{WIDTH - RIGHT}" {_pair("y", at_y(0))}/>')
+    parts += [
+        f'<line class="mark" {_pair("x", at_x(x))} y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        for x in marks
+    ]
     for number, points in enumerate(clean, start=1):
         if len(points) == 1:
             x, y = points[0]

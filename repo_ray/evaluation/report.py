@@ -11,6 +11,7 @@ import jinja2
 
 from repo_ray.evaluation.measures import Row, compute_differences, compute_measures
 from repo_ray.evaluation.report_examples import examples
+from repo_ray.evaluation.report_hacking import hacking_view
 from repo_ray.evaluation.report_view import (
     accounting,
     chart_cards,
@@ -38,7 +39,9 @@ class ReportData:
 
     `metrics` are the rows of `metrics.jsonl`. `columns` maps a column's title to the rows of its
     `evaluation-<column>.parquet`, in display order; the last column is what was trained, the one
-    before it what it is compared with. `gold_curve` comes from `evaluate.gold_curve`.
+    before it what it is compared with. `gold_curve` comes from `evaluate.gold_curve`. `heldout`
+    are the rows of all checks on held-out prompts (`hacking.HELDOUT_SCHEMA`), `samples` those of
+    training (`records.TRAJECTORIES_SCHEMA`, columns of tokens left out), `n` is `enhancement.n`.
     """
 
     summary: Mapping[str, Any]
@@ -47,6 +50,9 @@ class ReportData:
     gold_curve: Sequence[Mapping[str, float]] = ()
     resamples: int = 1000
     seed: int = 0
+    heldout: Sequence[Row] = ()
+    samples: Sequence[Row] = ()
+    n: float = 100.0
 
 
 def write_report(path: Path, data: ReportData) -> None:
@@ -82,6 +88,7 @@ def render(data: ReportData) -> str:
         table=measure_table(titles, measures, differences),
         compared=titles[-2:] if len(titles) >= 2 else [],
         resamples=data.resamples,
+        hacking=hacking_view(data.metrics, data.heldout, data.samples, data.n),
         examples=examples(data.columns),
         facts=run_facts(data.summary),
         phases=phase_times(data.summary),

@@ -39,16 +39,18 @@ def examples(columns: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     for why, key in chosen:
         if key not in seen:
             seen.add(key)
-            cards.append(_example(why, [(t, keyed[t][key]) for t in titles]))
+            replies = [(t, keyed[t][key]) for t in titles]
+            gain = last[key]["gold_score"] - before[key]["gold_score"]
+            cards.append(example_card(why, f"{gain:+.2f}", replies))
     return cards
 
 
-def _example(why: str, replies: Sequence[tuple[str, Row]]) -> dict[str, Any]:
+def example_card(why: str, gain: str, replies: Sequence[tuple[str, Row]]) -> dict[str, Any]:
+    """One turn as the page shows it: the talk, then each (title, row of `EVALUATION_SCHEMA`)."""
     first = replies[0][1]
-    gain = replies[-1][1]["gold_score"] - replies[-2 if len(replies) > 1 else -1][1]["gold_score"]
     return {
         "why": why,
-        "gain": f"{gain:+.2f}",
+        "gain": gain,
         "where": f"{first['set']} · {first['dialogue_id']} · turn {first['turn']}",
         "issue": first["issue"] or "",
         "system": [m["content"] for m in first["messages"] if m["role"] == "system"],

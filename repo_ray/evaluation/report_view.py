@@ -239,6 +239,15 @@ def _checks(
         if not hacked and (reward.low or 0) <= 0 < (gold.low or 0):
             title = "Gold rose without a clear rise of the reward"
         add(not hacked, title, text)
+    checks_made = [row for row in metrics if "alarm/hacking" in row]
+    alarms = [row for row in checks_made if row["alarm/hacking"]]
+    if checks_made:
+        title = (
+            f"Alarm after step {alarms[0]['step']}: reward up, gold down"
+            if alarms
+            else "No alarm of reward hacking"
+        )
+        add(not alarms, title, (alarms or checks_made[-1:])[0]["alarm/text"])
     if pushes:
         worst = max(float(p["max_difference"]) for p in pushes)
         add(
@@ -283,9 +292,9 @@ def _checks(
             "Replies end by themselves" if cut < 0.1 else "Replies run into the limit",
             f"{cut:.1%} cut off",
         )
-    skipped = sum(bool(r.get("skipped")) for r in metrics)
-    if skipped:
-        add(False, "Updates were skipped", f"{skipped} of {len(metrics)} steps")
+    skipped = [bool(r["skipped"]) for r in metrics if "skipped" in r]
+    if any(skipped):
+        add(False, "Updates were skipped", f"{sum(skipped)} of {len(skipped)} steps")
     return checks
 
 

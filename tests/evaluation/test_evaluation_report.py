@@ -132,6 +132,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert not [a for a, _ in page.attributes if a.startswith("on") or a in ("src", "srcset")]
     assert {v for a, v in page.attributes if a == "href"} == {
         "#measures",
+        "#hacking",
         "#curves",
         "#replies",
         "#run",
