@@ -1,8 +1,8 @@
 """Learner checkpoints: safetensors files only, nothing is unpickled.
 
-A folder holds `policy.safetensors` and `value.safetensors` (adapter blobs),
-`value_head.safetensors`, and per rank `optimizer-<rank>.safetensors` and `rng-<rank>.safetensors`.
-The caller makes the folder's appearance atomic.
+A folder holds `policy.safetensors` and, of a learner with a value network, `value.safetensors`
+(adapter blobs) and `value_head.safetensors`; and per rank `optimizer-<rank>.safetensors` and
+`rng-<rank>.safetensors`. The caller makes the folder's appearance atomic.
 """
 
 from __future__ import annotations
@@ -15,9 +15,28 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+#: The value head's file: there exactly if the learner has a value network.
+HEAD = "value_head.safetensors"
+
 
 class CheckpointError(Exception):
     """A checkpoint file is missing, damaged or of another learner. The message names it."""
+
+
+def check_critic(folder: Path, critic: bool) -> None:
+    """Refuses a checkpoint with a value network for a learner without, and the other way round.
+
+    Raises CheckpointError.
+    """
+    if (folder / HEAD).exists() and not critic:
+        raise CheckpointError(
+            f"{folder}: it holds a value network, which algorithm.advantage: group does not have"
+        )
+    if critic and not (folder / HEAD).exists():
+        raise CheckpointError(
+            f"{folder}: {HEAD} is missing: algorithm.advantage: gae needs the value network, and "
+            "this is a checkpoint of another learner (group) or incomplete"
+        )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""LoRA PPO on one frozen base with a policy and a value adapter. Knows nothing of Ray."""
+"""LoRA PPO on one frozen base, with a value network or with groups. Knows nothing of Ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repo_ray.algorithms.advantages import gae, reward_at_end, whiten
 from repo_ray.algorithms.ppo import (
     effective_sample_size,
     explained_variance,
@@ -19,10 +18,12 @@ from repo_ray.algorithms.ppo import (
     policy_loss,
     value_loss,
 )
-from repo_ray.config.settings import Config
+from repo_ray.config.settings import AlgorithmConfig, Config
 from repo_ray.learner.batching import Filler, length, micro_batches, minibatches, share
 from repo_ray.learner.checkpoint import (
+    HEAD,
     CheckpointError,
+    check_critic,
     random_state,
     read_blob,
     read_tensors,
@@ -30,6 +31,7 @@ from repo_ray.learner.checkpoint import (
     write_tensors,
 )
 from repo_ray.learner.engine import EngineSettings, ParameterGroup, Rank, Step, build_engine
+from repo_ray.learner.estimation import estimate
 from repo_ray.learner.table import SampleUpdate, Table
 from repo_ray.models.actor_critic import (
     POLICY,
@@ -55,13 +57,16 @@ class UpdateResult:
 
 
 class PPOLearner:
-    """Holds the base with both adapters, the value head and their optimizer.
+    """Holds the base with its adapters, the value head and their optimizer.
 
     One `update` is: values of all states (no gradient), GAE, then `ppo_epochs` passes of
     `minibatches` optimizer steps. The policy loss, minus `entropy_coef` times the entropy, and
     the value loss are each the mean over the response tokens of the whole (mini)batch, whatever
     the micro-batches and ranks. With more than one rank, every rank calls every method with the
     same arguments and works on its share; results are the same on all of them.
+
+    With `algorithm.advantage: group` advantages come from comparing the replies to one prompt
+    (`algorithms.grpo`), and there is no value network: no adapter, head, pass or loss of it.
 
     In the `behaviour` mode, and with a single optimizer step per update, `proximal_logprobs` are
     those of the first epoch's own forward pass; several steps in the `decoupled` mode cost one
@@ -84,23 +89,19 @@ class PPOLearner:
             temperature=config.sampling.temperature,
             chunk=learner.logprob_chunk,
             entropy_gradient=config.algorithm.entropy_coef > 0,
+            critic=config.algorithm.advantage == "gae",
         )
-        self._policy = adapter_parameters(self._network.model, POLICY)
-        self._value = adapter_parameters(self._network.model, VALUE)
-        self._head = list(self._network.value_head.parameters())
+        self._head = self._network.value_head
+        policy = adapter_parameters(self._network.model, POLICY)
+        groups = [ParameterGroup(POLICY, policy, learner.policy_lr, learner.policy_max_grad_norm)]
+        if self._head is not None:
+            value = [*adapter_parameters(self._network.model, VALUE), *self._head.parameters()]
+            groups.append(
+                ParameterGroup(VALUE, value, learner.value_lr, learner.value_max_grad_norm)
+            )
         self._engine = build_engine(
             self._network,
-            [
-                ParameterGroup(
-                    POLICY, self._policy, learner.policy_lr, learner.policy_max_grad_norm
-                ),
-                ParameterGroup(
-                    VALUE,
-                    [*self._value, *self._head],
-                    learner.value_lr,
-                    learner.value_max_grad_norm,
-                ),
-            ],
+            groups,
             EngineSettings(learner.zero_stage, learner.weight_decay, learner.warmup_steps),
             self._rank,
         )
@@ -120,7 +121,7 @@ class PPOLearner:
         """
         started = time.perf_counter()
         self._updates += 1
-        if problem := _problem(batch):
+        if problem := _problem(batch, self._config.algorithm):
             return UpdateResult({"skipped": 1.0}, [], problem)
         algorithm = self._config.algorithm
         table = Table.of(batch)
@@ -128,12 +129,13 @@ class PPOLearner:
         everything = list(range(len(batch)))
 
         with torch.no_grad():
-            for rows, part in self._passes(rollouts, everything):
-                values, ends = self._engine.module(part, VALUE)
-                table.put(table.old_values, rows, values)
-                table.next_values[rows] = ends.cpu()
-            self._share(table.old_values, table.next_values)
-            self._estimate(table, batch)
+            if self._head is not None:
+                for rows, part in self._passes(rollouts, everything):
+                    values, ends = self._engine.module(part, VALUE)
+                    table.put(table.old_values, rows, values)
+                    table.next_values[rows] = ends.cpu()
+                self._share(table.old_values, table.next_values)
+            estimated = estimate(table, batch, algorithm)
             steps = algorithm.ppo_epochs * algorithm.minibatches
             separate = algorithm.ratio == "decoupled" and steps > 1
             if separate:
@@ -158,6 +160,7 @@ class PPOLearner:
         skipped = next((s.skipped for s in done if s.skipped), "")
         metrics = {
             **self._losses(table),
+            **estimated,
             **{f"grad_norm_{name}": norm for name, norm in done[-1].grad_norms.items()},
             **{f"lr_{name}": lr for name, lr in done[-1].lrs.items()},
             "optimizer_steps": float(self._engine.steps),
@@ -167,24 +170,7 @@ class PPOLearner:
             "seconds": seconds,
         }
         metrics["tokens_per_s"] = metrics["tokens_total"] / seconds
-        return UpdateResult(metrics, table.samples(batch), skipped)
-
-    def _estimate(self, table: Table, batch: Sequence[Experience]) -> None:
-        algorithm = self._config.algorithm
-        rewards = torch.tensor([*(e.reward.total for e in batch), 0.0])
-        truncated = torch.tensor([*(e.rollout.finish_reason == "length" for e in batch), False])
-        table.advantages, table.returns = gae(
-            reward_at_end(rewards, table.mask),
-            table.old_values,
-            table.mask,
-            truncated,
-            algorithm.gamma,
-            algorithm.gae_lambda,
-            algorithm.truncation,
-            table.next_values,
-        )
-        if algorithm.whiten_advantages:
-            table.advantages = whiten(table.advantages, table.mask)
+        return UpdateResult(metrics, table.samples(batch, self._head is not None), skipped)
 
     def _optimize(
         self,
@@ -219,15 +205,17 @@ class PPOLearner:
                 loss = loss - algorithm.entropy_coef * entropy
             self._engine.backward((loss * weight).sum())
 
-            values, _ = self._engine(part, VALUE)
-            error = value_loss(
-                values, take(table.old_values), take(table.returns), algorithm.value_clip
-            )
-            self._engine.backward((error * weight).sum())
+            if self._head is not None:
+                values, _ = self._engine(part, VALUE)
+                error = value_loss(
+                    values, take(table.old_values), take(table.returns), algorithm.value_clip
+                )
+                self._engine.backward((error * weight).sum())
+                if first_epoch:
+                    table.put(table.new_values, rows, values)
 
             if first_epoch:
                 table.put(table.new_logprobs, rows, new)
-                table.put(table.new_values, rows, values)
             table.put(table.last_logprobs, rows, new)
             table.put(table.entropy, rows, entropy)
         return self._engine.step()
@@ -238,8 +226,7 @@ class PPOLearner:
         mask = table.mask
         behaviour, proximal = table.behaviour[mask], table.proximal[mask]
         new, last = table.new_logprobs[mask], table.last_logprobs[mask]
-        advantages, returns = table.advantages[mask], table.returns[mask]
-        old_values = table.old_values[mask]
+        advantages = table.advantages[mask]
 
         def loss_of(logprobs: Tensor) -> tuple[Tensor, Tensor]:
             result = policy_loss(
@@ -247,15 +234,20 @@ class PPOLearner:
             )
             return result.loss, result.clipped
 
-        errors = value_loss(table.new_values[mask], old_values, returns, algorithm.value_clip)
-        return {
+        losses = {
             "policy_loss": float(loss_of(new)[0].mean()),
-            "value_loss": float(errors.mean()),
             "entropy": float(table.entropy[mask].mean()),
             "clip_share": float(loss_of(last)[1].float().mean()),
             "approx_kl": kl(proximal, last),
             "mismatch_kl": kl(behaviour, proximal),
             "ess": effective_sample_size(behaviour, proximal),
+        }
+        if self._head is None:
+            return losses
+        old_values, returns = table.old_values[mask], table.returns[mask]
+        errors = value_loss(table.new_values[mask], old_values, returns, algorithm.value_clip)
+        return losses | {
+            "value_loss": float(errors.mean()),
             "explained_variance": explained_variance(old_values, returns),
             "value_mean": float(old_values.mean()),
             "return_mean": float(returns.mean()),
@@ -321,13 +313,16 @@ class PPOLearner:
     def save(self, folder: Path) -> None:
         """Writes everything that `load` needs into `folder`. See `learner.checkpoint`."""
         folder.mkdir(parents=True, exist_ok=True)
-        blobs = {name: self.adapter_blob(name) for name in (POLICY, VALUE)}
-        with self._engine.full_parameters(self._head):
-            head = {n: p.detach().clone() for n, p in self._network.value_head.named_parameters()}
+        files = {POLICY: self.adapter_blob(POLICY)}
+        if self._head is not None:
+            files[VALUE] = self.adapter_blob(VALUE)
+            with self._engine.full_parameters(list(self._head.parameters())):
+                head = {n: p.detach().clone() for n, p in self._head.named_parameters()}
         if self._rank.rank == 0:
-            for name, blob in blobs.items():
+            for name, blob in files.items():
                 (folder / f"{name}.safetensors").write_bytes(blob)
-            write_tensors(folder / "value_head.safetensors", head)
+            if self._head is not None:
+                write_tensors(folder / HEAD, head)
         rank = self._rank.rank
         counters = {"updates": torch.tensor(self._updates)}
         write_tensors(
@@ -339,17 +334,22 @@ class PPOLearner:
         """Continues from `save`, bit for bit at the same world size and ZeRO stage.
 
         Raises:
-            CheckpointError: a file is missing, damaged or of another learner.
+            CheckpointError: a file is missing, damaged or of another learner, such as one with
+                a value network where this one has none.
         """
         rank = self._rank.rank
-        blobs = {name: read_blob(folder / f"{name}.safetensors") for name in (POLICY, VALUE)}
-        head = read_tensors(folder / "value_head.safetensors")
+        blobs = {POLICY: read_blob(folder / f"{POLICY}.safetensors")}
+        check_critic(folder, self._head is not None)
+        if self._head is not None:
+            blobs[VALUE] = read_blob(folder / f"{VALUE}.safetensors")
+            head = read_tensors(folder / HEAD)
         state = read_tensors(folder / f"optimizer-{rank}.safetensors")
         try:
             for name, blob in blobs.items():
                 self._set_adapter(name, blob)
-            with self._engine.full_parameters(self._head, write=True):
-                self._network.value_head.load_state_dict(head)
+            if self._head is not None:
+                with self._engine.full_parameters(list(self._head.parameters()), write=True):
+                    self._head.load_state_dict(head)
             self._updates = int(state.pop("updates"))
             self._engine.load_state(state)
         except (ValueError, KeyError, RuntimeError) as error:
@@ -357,13 +357,18 @@ class PPOLearner:
         set_random_state(read_tensors(folder / f"rng-{rank}.safetensors"))
 
 
-def _problem(batch: Sequence[Experience]) -> str:
+def _problem(batch: Sequence[Experience], algorithm: AlgorithmConfig) -> str:
     """Why nothing can be learned from `batch`, or nothing."""
     if not any(any(e.rollout.loss_mask) for e in batch):
         return "empty batch: no response token that the loss counts"
     for e in batch:
         if not math.isfinite(e.reward.total):
             return f"sample {e.rollout.sample_id}: reward is {e.reward.total}"
+        if not all(math.isfinite(reward) for _, reward in e.token_rewards):
+            return f"sample {e.rollout.sample_id}: a token's reward is not finite"
         if not all(map(math.isfinite, e.rollout.logprobs)):
             return f"sample {e.rollout.sample_id}: a behaviour log-probability is not finite"
+    prompts = [e.prompt.prompt_id for e in batch]
+    if algorithm.advantage == "group" and len(set(prompts)) == len(prompts):
+        return "no prompt has two replies in the batch: there is nothing to compare"
     return ""

@@ -17,7 +17,8 @@ class SampleUpdate:
     """One sample's part in an update, per response token [T]; columns of `TRAJECTORIES_SCHEMA`.
 
     `old_values`, `advantages` and `returns` are what the losses used. `new_logprobs` and
-    `new_values` come from the pass whose loss was taken in the first epoch.
+    `new_values` come from the pass whose loss was taken in the first epoch. Without a value
+    network the values and the returns are empty lists.
     """
 
     sample_id: str
@@ -73,17 +74,21 @@ class Table:
         block[self.there[rows]] = flat.detach().float().cpu()
         column[rows] = block
 
-    def samples(self, batch: Sequence[Experience]) -> list[SampleUpdate]:
-        """The columns by sample, in the order of `batch`."""
-        columns = (
-            self.proximal,
-            self.new_logprobs,
-            self.old_values,
-            self.new_values,
-            self.advantages,
-            self.returns,
-        )
+    def samples(self, batch: Sequence[Experience], critic: bool) -> list[SampleUpdate]:
+        """The columns by sample, in the order of `batch`; those of the `critic` only with one."""
+
+        def per_token(column: Tensor, row: int) -> list[float]:
+            return column[row][self.there[row]].tolist()
+
         return [
-            SampleUpdate(e.rollout.sample_id, *(c[row][self.there[row]].tolist() for c in columns))
+            SampleUpdate(
+                e.rollout.sample_id,
+                proximal_logprobs=per_token(self.proximal, row),
+                new_logprobs=per_token(self.new_logprobs, row),
+                old_values=per_token(self.old_values, row) if critic else [],
+                new_values=per_token(self.new_values, row) if critic else [],
+                advantages=per_token(self.advantages, row),
+                returns=per_token(self.returns, row) if critic else [],
+            )
             for row, e in enumerate(batch)
         ]

@@ -1,4 +1,4 @@
-"""The policy and the value network: two adapters and a value head on one frozen base."""
+"""The policy and, where there is one, the value network: adapters on one frozen base."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ class SequenceBatch:
 
 
 class ActorCritic(nn.Module):
-    """Adapters `policy` and `value` on `base`, log-probabilities of the one, values of the other."""
+    """Adapters `policy` and `value` on `base`, log-probabilities of the one, values of the other.
+
+    Without a `critic` there is neither a value adapter nor a value head.
+    """
 
     def __init__(
         self,
@@ -81,13 +84,14 @@ class ActorCritic(nn.Module):
         temperature: float,
         chunk: int,
         entropy_gradient: bool,
+        critic: bool = True,
     ) -> None:
         super().__init__()
-        self.value_head = ValueHead(base.config.hidden_size)
+        self.value_head = ValueHead(base.config.hidden_size) if critic else None
         self.logprob_head = LogprobHead(
             base.get_output_embeddings(), temperature, chunk, entropy_gradient
         )
-        self.model = add_adapters(base, [POLICY, VALUE], lora)
+        self.model = add_adapters(base, [POLICY, VALUE] if critic else [POLICY], lora)
 
     def forward(self, batch: SequenceBatch, role: Role) -> tuple[Tensor, Tensor]:
         """One pass of the decoder.
@@ -96,6 +100,9 @@ class ActorCritic(nn.Module):
             `policy` and `base` (adapters off): log-probabilities [N] and entropies [N] (nats,
             after temperature) of the response tokens. `value`: values [N] of the states before
             each response token, and [B] of the state after the last.
+
+        Raises:
+            KeyError: `value` of a network without a critic.
         """
         with computing(self.model, None if role == "base" else role):
             # Causal attention and padding on the right: real tokens never see padding, so no
@@ -108,5 +115,6 @@ class ActorCritic(nn.Module):
             # positions are worth it.
             flat = hidden.flatten(0, 1)
             if role == VALUE:
-                return self.value_head(flat[batch.states]), self.value_head(flat[batch.ends])
+                head = cast(ValueHead, self.value_head)  # with the adapter, there is a head
+                return head(flat[batch.states]), head(flat[batch.ends])
             return self.logprob_head(flat[batch.states], batch.targets)

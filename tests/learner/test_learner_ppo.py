@@ -1,94 +1,18 @@
 import math
 import multiprocessing as mp
-import random
 import socket
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from learner_cases import SAMPLES, batch, settings
+from transformers import LlamaForCausalLM
 
-from repo_ray.config.settings import (
-    AlgorithmConfig,
-    Config,
-    LearnerConfig,
-    LoraShape,
-    ModelConfig,
-    RunConfig,
-    SamplingConfig,
-)
 from repo_ray.learner.checkpoint import CheckpointError
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner
 from repo_ray.models.adapters import adapter_digest, parse_adapter
-from repo_ray.records import Experience, Prompt, Reward, Rollout
-
-VOCAB = 61
-SAMPLES = 6
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random two-layer model on disk."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            tie_word_embeddings=True,
-            initializer_range=0.3,
-        )
-    )
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path)
-    return path
-
-
-def settings(dtype="float32", algorithm=None, temperature=0.8, **learner):
-    return Config(
-        run=RunConfig(batch_size=SAMPLES, seed=3),
-        model=ModelConfig(dtype=dtype, attention="eager", max_prompt_tokens=32),
-        lora=LoraShape(rank=4, alpha=8),
-        sampling=SamplingConfig(max_new_tokens=16, temperature=temperature),
-        algorithm=AlgorithmConfig(**(algorithm or {})),
-        learner=LearnerConfig(
-            **{
-                "policy_lr": 5e-3,
-                "value_lr": 5e-3,
-                "warmup_steps": 2,
-                "threads": 1,
-                "logprob_chunk": 5,
-                "micro_batch_tokens": 64,
-                **learner,
-            }
-        ),
-    )
-
-
-def batch(seed=0, rewards=None, count=SAMPLES):
-    rng = random.Random(seed)
-    made = []
-    for i in range(count):
-        size = rng.randint(2, 9)
-        rollout = Rollout(
-            sample_id=f"s{i}",
-            prompt_id=f"p{i}",
-            attempt=0,
-            prompt_token_ids=tuple(rng.randrange(VOCAB) for _ in range(rng.randint(3, 12))),
-            token_ids=tuple(rng.randrange(VOCAB) for _ in range(size)),
-            loss_mask=tuple(j != 1 or i != 2 for j in range(size)),
-            logprobs=tuple(-rng.random() * 3 - 2 for _ in range(size)),
-            versions=(0,) * size,
-            finish_reason="length" if i == 1 else "stop",
-            text="",
-        )
-        total = rng.gauss(0, 1) if rewards is None else rewards[i]
-        made.append(Experience(Prompt(f"p{i}", ()), rollout, (), Reward(total, total, 0, 0, 0, 1)))
-    return made
 
 
 def recompute(experiences, samples, algorithm):
@@ -235,6 +159,21 @@ def test_truncation_bootstraps_cut_replies_only(folder):
             assert a == b
 
 
+def test_rewards_are_where_the_sample_places_them(folder):
+    algorithm = {"gamma": 1.0, "gae_lambda": 1.0, "whiten_advantages": False}
+    learner = PPOLearner(settings(algorithm=algorithm), folder)
+    experiences = batch(1)
+    size = len(experiences[0].rollout.token_ids)
+    experiences[0] = replace(experiences[0], token_rewards=((1, 2.0), (size - 1, -0.5)))
+    samples = learner.update(experiences).samples
+    # Undiscounted, with lambda 1: a token's return is the sum of the rewards from there on.
+    assert samples[0].returns == pytest.approx([1.5, 1.5] + [-0.5] * (size - 2), abs=1e-5)
+    total = experiences[3].reward.total
+    assert samples[3].returns == pytest.approx([total] * len(samples[3].returns), abs=1e-5)
+    experiences[0] = replace(experiences[0], token_rewards=((0, math.nan),))
+    assert "sample s0: a token's reward" in learner.update(experiences).skipped
+
+
 def test_nothing_is_applied_where_nothing_can_be_learned(folder):
     learner = PPOLearner(settings(), folder)
     learner.update(batch())
@@ -317,41 +256,54 @@ def test_warm_start_replaces_the_policy_alone(folder):
 TWO_RANK_SAMPLES = 5
 
 
-def two_rank_config(world_size):
-    config = settings(world_size=world_size, zero_stage=3, micro_batch_tokens=32)
-    return config.model_copy(update={"run": RunConfig(batch_size=TWO_RANK_SAMPLES, seed=3)})
+#: By estimator: settings, the prompts of the samples, the adapters that are trained.
+ESTIMATORS = {
+    "gae": ({}, None, ("policy", "value")),
+    "group": ({"advantage": "group", "group_size": 5}, ["a", "b", "a", "a", "b"], ("policy",)),
+}
 
 
-def train(rank, world_size, port, folder, out):
-    place = Rank(rank, world_size, master_port=port)
-    learner = PPOLearner(two_rank_config(world_size), folder, place)
-    learner.update(batch(0, count=TWO_RANK_SAMPLES))
+def train(rank, world_size, port, folder, out, estimator):
+    algorithm, prompts, adapters = ESTIMATORS[estimator]
+    config = settings(
+        algorithm=algorithm,
+        batch_size=TWO_RANK_SAMPLES,
+        world_size=world_size,
+        zero_stage=3,
+        micro_batch_tokens=32,
+    )
+    learner = PPOLearner(config, folder, Rank(rank, world_size, master_port=port))
+    first, second = (batch(seed, count=TWO_RANK_SAMPLES, prompts=prompts) for seed in (0, 1))
+    learner.update(first)
     learner.save(out)
-    result = learner.update(batch(1, count=TWO_RANK_SAMPLES))
-    for name in ("policy", "value"):
+    result = learner.update(second)
+    for name in adapters:
         (out / f"{name}-{rank}").write_bytes(learner.adapter_blob(name))
     learner.load(out)
-    assert learner.update(batch(1, count=TWO_RANK_SAMPLES)).samples == result.samples
+    assert learner.update(second).samples == result.samples
     return result.metrics
 
 
-def test_two_zero_3_ranks_agree_with_one(folder, tmp_path):
+@pytest.mark.parametrize("estimator", ["gae", pytest.param("group", marks=pytest.mark.slow)])
+def test_two_zero_3_ranks_agree_with_one(folder, tmp_path, estimator):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     both, alone = tmp_path / "both", tmp_path / "alone"
     with ProcessPoolExecutor(2, mp.get_context("spawn")) as ranks:
-        jobs = [ranks.submit(train, rank, 2, port, folder, both) for rank in range(2)]
+        jobs = [ranks.submit(train, rank, 2, port, folder, both, estimator) for rank in range(2)]
         got, other = [job.result(timeout=300) for job in jobs]
-    want = train(0, 1, 0, folder, alone)
+    want = train(0, 1, 0, folder, alone, estimator)
     timing = {"seconds", "tokens_per_s"}
     assert {k: v for k, v in got.items() if k not in timing} == {
         k: v for k, v in other.items() if k not in timing
     }
-    for name in ("policy_loss", "value_loss", "grad_norm_policy", "grad_norm_value", "ess"):
+    adapters = ESTIMATORS[estimator][2]
+    losses = [f"{name}_loss" for name in adapters]
+    for name in (*losses, *(f"grad_norm_{name}" for name in adapters), "ess"):
         assert got[name] == pytest.approx(want[name], rel=2e-3), name
     assert got["tokens"] == want["tokens"]
-    for name in ("policy", "value"):
+    for name in adapters:
         one, first, second = (
             parse_adapter((out / f"{name}-{rank}").read_bytes()).modules
             for out, rank in ((alone, 0), (both, 0), (both, 1))
