@@ -17,7 +17,7 @@ from rich.table import Table
 from repo_ray.config.load import ConfigError, load_config
 from repo_ray.data.reader import DataError, read_verdicts
 from repo_ray.learner.fitting import TrainingError
-from repo_ray.learner.supervised import train_judge
+from repo_ray.learner.judge_training import train_judge
 from repo_ray.models.loading import ModelNotFoundError, resolve_model
 from repo_ray.rewards.judge.local import JudgeCard
 from repo_ray.rewards.judge.rubric import load_rubric

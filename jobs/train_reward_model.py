@@ -16,7 +16,7 @@ from rich.table import Table
 from repo_ray.config.load import ConfigError, load_config
 from repo_ray.data.reader import DataError, read_preferences
 from repo_ray.learner.fitting import TrainingError
-from repo_ray.learner.supervised import train_reward_model
+from repo_ray.learner.reward_training import train_reward_model
 from repo_ray.models.loading import ModelNotFoundError, resolve_model
 from repo_ray.rewards.reward_model import RewardModelCard
 

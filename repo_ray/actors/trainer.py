@@ -1,4 +1,4 @@
-"""A Ray actor that runs one supervised stage: warm start, reward model or judge."""
+"""A Ray actor that runs one supervised stage: warm start, SFT, DPO, reward model or judge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ray
 
 from repo_ray.config import Config
 
-Stage = Literal["warm_start", "reward_model", "judge"]
+Stage = Literal["warm_start", "sft", "dpo", "reward_model", "judge"]
 
 
 @ray.remote
@@ -25,9 +25,17 @@ class TrainerActor:
         return self._progress
 
     def train(
-        self, stage: Stage, config: Config, model_folder: Path, rows: Path, out: Path
+        self,
+        stage: Stage,
+        config: Config,
+        model_folder: Path,
+        rows: Path,
+        out: Path,
+        start: Path | None = None,
     ) -> dict[str, Any]:
         """Trains on the rows of one file and writes the stage's checkpoint to `out`.
+
+        `sft` and `dpo` continue from the adapter blob `start`; the others take none.
 
         Returns the stage's measures; `text` is one line for people (`learner.stages`).
         """
@@ -40,4 +48,4 @@ class TrainerActor:
         def note(step: int, steps: int, metrics: Mapping[str, float]) -> None:
             self._progress = (step, steps, dict(metrics))
 
-        return TRAIN[stage](config, model_folder, rows, out, note)
+        return TRAIN[stage](config, model_folder, rows, out, note, start)

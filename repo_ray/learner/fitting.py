@@ -50,10 +50,16 @@ class Objective(Generic[Item]):
 
 @dataclass(frozen=True)
 class Fit:
-    """A finished training: optimizer steps, wall seconds, and the last epoch's mean metrics."""
+    """A finished training: optimizer steps, wall seconds, and the last epoch's mean metrics.
+
+    `rows` counts every time that a row was trained on, `tokens` the same for positions (without
+    padding): each was run forward and backward.
+    """
 
     steps: int
     seconds: float
+    rows: int
+    tokens: int
     metrics: Mapping[str, float]
 
 
@@ -107,7 +113,13 @@ def fit(
         engine.close()
     last = history[-math.ceil(total / stage.epochs) :]
     means = {key: sum(m[key] for m in last) / len(last) for key in last[-1]}
-    return Fit(total, time.perf_counter() - started, means)
+    return Fit(
+        total,
+        time.perf_counter() - started,
+        stage.epochs * sum(map(objective.rows, items)),
+        stage.epochs * sum(map(objective.length, items)),
+        means,
+    )
 
 
 def evaluate(

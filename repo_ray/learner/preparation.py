@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config, SupervisedConfig
 from repo_ray.data.examples import Demonstration, Preference, Verdict
-from repo_ray.learner.fitting import choose
-from repo_ray.models.adapters import adapter_layers, add_adapters
+from repo_ray.learner.fitting import TrainingError, choose
+from repo_ray.models.actor_critic import POLICY
+from repo_ray.models.adapters import adapter_layers, add_adapters, export_adapter, import_adapter
 from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
 from repo_ray.rewards.tuned import Base
 
@@ -22,12 +23,20 @@ RowT = TypeVar("RowT", Demonstration, Preference, Verdict)
 
 
 def adapted(
-    config: Config, folder: Path, name: str, stage: SupervisedConfig, whole: bool = False
+    config: Config,
+    folder: Path,
+    name: str,
+    stage: SupervisedConfig,
+    whole: bool = False,
+    start: Path | None = None,
 ) -> tuple[PreTrainedTokenizerBase, PeftModel]:
-    """Tokenizer and base with one new adapter, initialised from the run's seed.
+    """Tokenizer and base with one new adapter, initialised from the run's seed or from `start`.
 
     With `whole`, every layer gets an adapter but only `stage.top_layers` are trained: the
-    adapter then has the shape that the learner and the engines expect.
+    adapter then has the shape that the learner and the engines expect. `start` is a blob of that
+    shape (see `models.adapters`).
+
+    Raises `TrainingError` where `start` cannot be read or does not fit.
     """
     torch.manual_seed(config.run.seed)
     torch.set_num_threads(config.learner.threads)
@@ -43,7 +52,20 @@ def adapted(
             index = next(int(part) for part in path.split(".") if part.isdecimal())
             if index < first:
                 cast(nn.Module, layer).requires_grad_(False)
+    if start is not None:
+        try:
+            import_adapter(model, name, start.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{start}: not an adapter to start from: {error}") from error
     return load_tokenizer(folder), model
+
+
+def write_policy(folder: Path, model: PeftModel) -> Path:
+    """Writes the policy adapter as the blob `adapter.safetensors`, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / ".adapter.safetensors"
+    staged.write_bytes(export_adapter(model, POLICY))
+    return staged.replace(folder / "adapter.safetensors")
 
 
 def base_of(config: Config, model_folder: Path) -> Base:

@@ -9,7 +9,9 @@ import torch
 from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
 from repo_ray.learner.fitting import TrainingError, choose
-from repo_ray.learner.supervised import train_judge, train_reward_model, train_sft
+from repo_ray.learner.judge_training import train_judge
+from repo_ray.learner.reward_training import train_reward_model
+from repo_ray.learner.sft_training import train_sft
 from repo_ray.models.adapters import add_adapters, import_adapter, parse_adapter
 from repo_ray.models.loading import load_base
 from repo_ray.records import Message, Prompt
@@ -80,7 +82,14 @@ def config(tiny_model, **learner):
 def test_sft_lowers_heldout_loss_and_writes_the_policy_adapter(tiny_model, tmp_path):
     steps = []
     settings = config(tiny_model)
-    result = train_sft(settings, tiny_model, rows(), tmp_path, lambda *step: steps.append(step))
+    result = train_sft(
+        settings,
+        settings.warm_start,
+        tiny_model,
+        rows(),
+        tmp_path,
+        lambda *step: steps.append(step),
+    )
     assert [s[0] for s in steps] == list(range(1, result.steps + 1))
     assert {s[1] for s in steps} == {result.steps}
     assert result.heldout_loss < 0.8 * steps[0][2]["loss"]
@@ -95,7 +104,14 @@ def test_sft_lowers_heldout_loss_and_writes_the_policy_adapter(tiny_model, tmp_p
 def test_learning_rate_rises_then_falls_linearly(tiny_model, tmp_path):
     rates = []
     settings = config(tiny_model)
-    train_sft(settings, tiny_model, rows(), tmp_path, lambda s, t, m: rates.append(m["lr"]))
+    train_sft(
+        settings,
+        settings.warm_start,
+        tiny_model,
+        rows(),
+        tmp_path,
+        lambda s, t, m: rates.append(m["lr"]),
+    )
     total, warm = len(rates), 2  # a tenth of 24 steps
     expected = [1e-2 * min(1, (k + 1) / warm) * (1 - k / total) for k in range(total)]
     assert total == 24
@@ -108,7 +124,12 @@ def test_micro_batches_do_not_change_the_training(tiny_model, tmp_path):
         settings = config(tiny_model, micro_batch_tokens=budget)
         run = []
         train_sft(
-            settings, tiny_model, rows(24), tmp_path, lambda s, t, m, run=run: run.append(m["loss"])
+            settings,
+            settings.warm_start,
+            tiny_model,
+            rows(24),
+            tmp_path,
+            lambda s, t, m, run=run: run.append(m["loss"]),
         )
         losses.append(run)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -119,7 +140,7 @@ def test_top_layers_train_alone_and_the_adapter_keeps_its_whole_shape(tiny_model
     settings = settings.model_copy(
         update={"warm_start": settings.warm_start.model_copy(update={"top_layers": 1})}
     )
-    result = train_sft(settings, tiny_model, rows(24), tmp_path)
+    result = train_sft(settings, settings.warm_start, tiny_model, rows(24), tmp_path)
     modules = parse_adapter(result.adapter.read_bytes()).modules
     moved = {path.split(".")[2] for path, (_, b) in modules.items() if b.abs().max() > 0}
     assert {path.split(".")[2] for path in modules} == {"0", "1"}

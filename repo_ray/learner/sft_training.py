@@ -1,0 +1,100 @@
+"""Supervised fine-tuning of the policy adapter on demonstrations: the warm start, and SFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.data.examples import Demonstration
+from repo_ray.learner.fitting import Objective, Progress, evaluate, fit
+from repo_ray.learner.preparation import adapted, chosen_rows, write_policy
+from repo_ray.learner.reply_logprobs import ReplyLogprobs
+from repo_ray.models.actor_critic import POLICY
+from repo_ray.models.adapters import adapter_parameters
+from repo_ray.models.chat import encode_prompt, encode_reply
+
+
+@dataclass(frozen=True)
+class SftResult:
+    """`adapter`: the blob (see `models.adapters`). `rows` is how many demonstrations there were,
+    `rows_seen` how often one was trained on, `tokens` the positions run forward and backward.
+    """
+
+    adapter: Path
+    rows: int
+    rows_seen: int
+    steps: int
+    seconds: float
+    tokens: int
+    train_loss: float
+    heldout_loss: float | None
+
+
+def train_sft(
+    config: Config,
+    stage: SupervisedConfig,
+    model_folder: Path,
+    rows: Sequence[Demonstration],
+    out_dir: Path,
+    progress: Progress | None = None,
+    start: Path | None = None,
+) -> SftResult:
+    """Tunes the policy adapter on demonstrations with the settings of `stage` (`warm_start` or
+    `sft` of the config); loss on reply tokens only.
+
+    It continues from the adapter blob `start`, or from the bare base. Writes
+    `adapter.safetensors`. Raises `TrainingError` without rows and where `start` does not fit.
+    """
+    tokenizer, model = adapted(config, model_folder, POLICY, stage, whole=True, start=start)
+    pad = tokenizer.pad_token_id
+
+    def encoded(rows: Sequence[Demonstration]) -> list[tuple[list[int], list[int]]]:
+        return [
+            (
+                encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking),
+                encode_reply(tokenizer, row.reply),
+            )
+            for row in rows
+        ]
+
+    def loss(
+        forward: Callable[..., Tensor], items: Sequence[tuple[list[int], list[int]]]
+    ) -> tuple[Tensor, dict[str, float]]:
+        length = max(len(prompt) + len(reply) for prompt, reply in items)
+        ids = torch.full((len(items), length), pad)
+        mask = torch.zeros((len(items), length), dtype=torch.long)
+        places: list[int] = []
+        for row, (prompt, reply) in enumerate(items):
+            size = len(prompt) + len(reply)
+            ids[row, :size] = torch.tensor(prompt + reply)
+            mask[row, :size] = 1
+            places.extend(range(row * length + len(prompt), row * length + size))
+        device = model.device
+        ids, tokens = ids.to(device), torch.tensor(places, device=device)
+        return -forward(ids, mask.to(device), tokens - 1, ids.flatten()[tokens]).sum(), {}
+
+    train, heldout = chosen_rows(rows, stage, config.run.seed)
+    objective = Objective(
+        ReplyLogprobs(model, config.learner.logprob_chunk),
+        [p for p in adapter_parameters(model, POLICY) if p.requires_grad],
+        rows=lambda _: 1,
+        length=lambda item: len(item[0]) + len(item[1]),
+        units=lambda item: len(item[1]),
+        loss=loss,
+    )
+    fitted = fit(objective, encoded(train), stage, config, progress)
+    return SftResult(
+        adapter=write_policy(out_dir, model),
+        rows=len(train),
+        rows_seen=fitted.rows,
+        steps=fitted.steps,
+        seconds=fitted.seconds,
+        tokens=fitted.tokens,
+        train_loss=fitted.metrics["loss"],
+        heldout_loss=evaluate(objective, encoded(heldout), config)["loss"] if heldout else None,
+    )
