@@ -36,6 +36,7 @@ def test_help_is_quick_and_lists_the_commands():
         "status",
         "chat",
         "export",
+        "rate",
     ):
         assert command in result.stdout
 

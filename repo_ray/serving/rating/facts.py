@@ -9,11 +9,13 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A list of objects as rows; `columns` are all their keys in order of appearance."""
+    """A list of objects side by side: a row for each key, a column for each object.
+
+    Keys with words come first, since they say which object it is.
+    """
 
     label: str
-    columns: list[str]
-    rows: list[list[str]]
+    rows: list[tuple[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,14 @@ def facts(context: str | None) -> Facts:
     for key, value in json.loads(context or "{}").items():
         if value in (None, "", [], {}):
             continue
-        if isinstance(value, list) and all(isinstance(row, dict) for row in value):
-            keys = list(dict.fromkeys(k for row in value for k in row))
-            cells = [[_text(row.get(k, "")) for k in keys] for row in value]
-            tables.append(Table(_label(key), [_label(k) for k in keys], cells))
+        if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+            keys = dict.fromkeys(k for entry in value for k in entry)
+            words = {k for k in keys if any(isinstance(entry.get(k), str) for entry in value)}
+            rows = [
+                (_label(k), [_text(entry.get(k, "")) for entry in value])
+                for k in sorted(keys, key=lambda k: k not in words)
+            ]
+            tables.append(Table(_label(key), rows))
         else:
             single.append((_label(key), _text(value)))
     return Facts(single, tables)
