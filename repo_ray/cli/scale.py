@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from repo_ray.cli.console import fail
+from repo_ray.config import environment
 
 RunOption = Annotated[
     str, typer.Option("--run", "-r", help="Run folder, or run id together with --address.")
@@ -20,6 +22,8 @@ AddressOption = Annotated[
 ]
 KINDS = ("rollout", "reward_model", "judge", "rules")
 TIMEOUT_S = 30.0
+#: Where Ray keeps the token of a cluster with authentication.
+TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 def scale(
@@ -62,10 +66,11 @@ def status(run: RunOption, address: AddressOption = None) -> None:
         f"prompts issued {ledger['issued']}, consumed {ledger['consumed']}, "
         f"dropped {ledger['dropped'] or 0}, invalid scores {ledger['invalid'] or 0}"
     )
-    columns = ("wanted", "ready", "starting", "queue", "in_flight", "calls", "restarts")
-    table = Table("pool", *columns, "actors")
+    columns = {"queue": "queue", "in_flight": "running", "calls": "calls", "restarts": "restarts"}
+    table = Table("pool", "ready", *columns.values(), "actors")
     for kind, pool in state["pools"].items():
-        table.add_row(kind, *(str(pool[c]) for c in columns), " ".join(pool["members"]))
+        ready = f"{pool['ready']} of {pool['wanted']}"
+        table.add_row(kind, ready, *(str(pool[c]) for c in columns), " ".join(pool["members"]))
     console.print(table)
 
 
@@ -77,6 +82,8 @@ def _status(control: Any) -> dict[str, Any]:
 
 def _attach(run: str, address: str | None) -> Any:
     """The run's control actor."""
+    if environment("RAY_AUTH_MODE") is None and TOKEN.is_file():
+        os.environ["RAY_AUTH_MODE"] = "token"  # else Ray tries for 20 s without the token
     import ray
 
     from repo_ray.actors.control import find_control
