@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from repo_ray.data.reader import read_dialogues, read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
-from repo_ray.records import Prompt, Rollout, Score
+from repo_ray.records import FinishReason, Prompt, Rollout, Score
 from repo_ray.training.collect import Collector, sampling_seed
 from repo_ray.training.system import System
 
@@ -23,39 +24,57 @@ ONLINE, BADCASES = "online", "badcases"
 EXAMPLE_DIALOGUES = 3
 
 
-async def evaluate_columns(
-    config: Config,
-    folder: RunFolder,
-    system: System,
-    encode: Callable[[Prompt], list[int]],
-    data: Mapping[str, Path],
-    policies: Mapping[str, bytes],
-    version: int,
-    display: Display,
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `EVALUATION_SCHEMA` by column; each column's adapter is pushed and verified.
+@dataclass(frozen=True)
+class EvaluationSets:
+    """The turns of every set, and the hidden truth that only the gold evaluator reads."""
 
-    `policies` maps a column (`base`, `warm_start`, `repo`) to its adapter blob. Replies are
-    sampled as in training, with the same seeds in every column. `version` is the last one used.
+    turns: Mapping[str, Sequence[DialogueTurn]]
+    hidden: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.turns.values()))
+
+
+def evaluation_sets(config: Config, data: Mapping[str, Path]) -> EvaluationSets:
+    """The dialogues that the config asks for. Own data without dialogues is evaluated on its
+    held-out prompts, each a dialogue of one turn.
     """
-    collector = Collector(config, system.rollout, system.scorers, encode)
     limits = {
         ONLINE: config.evaluation.online_dialogues,
         BADCASES: config.evaluation.badcase_dialogues,
     }
     sets = {n: _selected(data[n], limits[n], config) for n in limits if n in data}
-    hidden = {name: read_hidden(data[name], "dialogues") for name in sets}
-    if not sets:  # own data without dialogues: held-out prompts, each a dialogue of one turn
-        held = read_prompts(data["prompts"], split="heldout")[: limits[ONLINE]]
-        sets = {ONLINE: [DialogueTurn(prompt.prompt_id, 0, prompt) for prompt in held]}
-        hidden = {ONLINE: {}}
-    total = len(policies) * sum(map(len, sets.values()))
+    if sets:
+        return EvaluationSets(sets, {name: read_hidden(data[name], "dialogues") for name in sets})
+    held = read_prompts(data["prompts"], split="heldout")[: limits[ONLINE]]
+    turns = [DialogueTurn(prompt.prompt_id, 0, prompt) for prompt in held]
+    return EvaluationSets({ONLINE: turns}, {ONLINE: {}})
+
+
+async def evaluate_columns(
+    config: Config,
+    folder: RunFolder,
+    system: System,
+    encode: Callable[[Prompt], list[int]],
+    sets: EvaluationSets,
+    policies: Mapping[str, bytes | None],
+    version: int,
+    display: Display,
+) -> dict[str, list[dict[str, Any]]]:
+    """Rows of `EVALUATION_SCHEMA` by column; each column's adapter is pushed and verified.
+
+    `policies` maps a column (`base`, `warm_start`, `repo`) to its adapter blob; None stands for
+    the data's own annotations instead of sampled replies. Replies are sampled as in training,
+    with the same seeds in every column. `version` is the last one used.
+    """
+    collector = Collector(config, system.rollout, system.scorers, encode)
+    total = len(policies) * sets.count
     done = 0
     columns: dict[str, list[dict[str, Any]]] = {}
     folder.evaluation.mkdir(exist_ok=True)
 
-    async def reply(column: str, name: str, row: DialogueTurn, explain: bool) -> GeneratedReply:
-        nonlocal done
+    async def sampled(column: str, name: str, row: DialogueTurn) -> tuple[str, FinishReason, int]:
         sample_id = f"evaluation-{name}-{row.dialogue_id}-{row.turn}"
         rollout: Rollout = await system.rollout.call(
             "sample",
@@ -65,28 +84,36 @@ async def evaluate_columns(
             encode(row.prompt),
             sampling_seed(config.run.seed, sample_id),
         )
+        return rollout.text, rollout.finish_reason, len(rollout.token_ids)
+
+    async def reply(column: str, name: str, row: DialogueTurn, explain: bool) -> GeneratedReply:
+        nonlocal done
+        if policies[column] is None:
+            replied: tuple[str, FinishReason, int] = (row.annotation, "stop", 0)
+        else:
+            replied = await sampled(column, name, row)
+        text = replied[0]
         scores: tuple[Score, ...] = ()
         if explain:
-            scores = await collector.score(row.prompt, rollout.text)
+            scores = await collector.score(row.prompt, text)
         elif "rules" in system.scorers:
-            scores = (await system.scorers["rules"].call("score", row.prompt, rollout.text),)
+            scores = (await system.scorers["rules"].call("score", row.prompt, text),)
         reward = collector.reward(scores) if explain and all(s.valid for s in scores) else None
         done += 1
         display.update(done, total, f"{column}: reply {done} of {total}")
-        return GeneratedReply(
-            rollout.text, rollout.finish_reason, len(rollout.token_ids), scores, reward
-        )
+        return GeneratedReply(*replied, scores, reward)
 
     for column, blob in policies.items():
-        version += 1
-        await system.publisher.push(system.rollout, blob, version)
+        if blob is not None:
+            version += 1
+            await system.publisher.push(system.rollout, blob, version)
         rows: list[dict[str, Any]] = []
-        for name, turns in sets.items():
+        for name, turns in sets.turns.items():
             explained = set(list(dict.fromkeys(t.dialogue_id for t in turns))[:EXAMPLE_DIALOGUES])
             replies = await asyncio.gather(
                 *(reply(column, name, turn, turn.dialogue_id in explained) for turn in turns)
             )
-            rows += evaluate_rows([_row(t, hidden[name]) for t in turns], replies, name)
+            rows += evaluate_rows([_row(t, sets.hidden[name]) for t in turns], replies, name)
         save_evaluation(folder.evaluation, column, rows)
         columns[column] = rows
     return columns

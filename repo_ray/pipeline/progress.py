@@ -64,6 +64,10 @@ class Display:
         elif time.monotonic() - self._last_line >= LOG_EVERY_S:
             self.line(f"{done} of {total}: {text}" if total else text)
 
+    def heading(self, text: str) -> None:
+        """One line above the phases of a part of the job."""
+        self.console.print(f"\n[bold]{text}[/]")
+
     def line(self, text: str) -> None:
         """One line of the current phase that stays."""
         self._last_line = time.monotonic()

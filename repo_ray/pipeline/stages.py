@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ DATA: Mapping[Stage, str] = {
     "warm_start": "sft",
     "reward_model": "preferences",
     "judge": "verdicts",
+    "sft": "sft",
+    "dpo": "preferences",
 }
 
 
@@ -45,7 +47,14 @@ async def run_stages(
     async def one(stage: Stage) -> None:
         began = time.monotonic()
         out = getattr(folder, stage)
-        result = await _train(config, stage, model, data[DATA[stage]], out, progress, display)
+
+        def tell(state: str) -> None:
+            progress[stage] = state
+            text = " · ".join(f"{name} {state}" for name, state in progress.items())
+            display.update(None, None, text)
+
+        tell("starting")
+        result = await train_stage(config, stage, model, data[DATA[stage]], out, tell)
         folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
         progress[stage] = "done"
 
@@ -97,16 +106,19 @@ def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping
     )
 
 
-async def _train(
+async def train_stage(
     config: Config,
     stage: Stage,
     model: Path,
     rows: Path,
     out: Path,
-    progress: dict[Stage, str],
-    display: Display,
+    tell: Callable[[str], None],
+    start: Path | None = None,
 ) -> dict[str, Any]:
-    """Runs one stage in an actor of its own, telling `display` about all of them."""
+    """Runs one stage in an actor of its own, telling its progress in words every second.
+
+    `sft` and `dpo` continue from the adapter blob `start`. Raises what the stage raises.
+    """
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
         name=f"trainer-{stage}",
         namespace=namespace(config.run.name),
@@ -117,15 +129,13 @@ async def _train(
     ).remote()
     try:
         work = asyncio.ensure_future(
-            _result(stage, trainer.train.remote(stage, config, model, rows, out))
+            _result(stage, trainer.train.remote(stage, config, model, rows, out, start))
         )
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
             done, total, metrics = await _result(stage, trainer.progress.remote())
             if total:
-                progress[stage] = f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}"
-            text = " · ".join(f"{name} {state}" for name, state in progress.items())
-            display.update(None, None, text)
+                tell(f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}")
         return work.result()
     finally:
         ray.kill(trainer)

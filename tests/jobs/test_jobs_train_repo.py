@@ -259,7 +259,7 @@ def test_another_tasks_data_trains_without_code_changes(
     finish(start(config, tmp_path, *OWN, *data), 0)
     summary = json.loads((tmp_path / "own" / "summary.json").read_text())
     assert summary["samples"]["consumed"] == BATCH
-    assert set(summary["measures"]) == {"base", "REPO"}
+    assert set(summary["measures"]) == {"base", "repo"}
     assert summary["stages"]["reward_model"]["train_pairs"] == 7  # a tenth, one row, is held out
     rows = pq.read_table(tmp_path / "own" / "trajectories" / "step-000000.parquet").to_pylist()
     assert {row["messages"][0]["content"] for row in rows} == {

@@ -1,0 +1,1 @@
+"""Several methods on the same data, base, LoRA shape, warm start and evaluation."""

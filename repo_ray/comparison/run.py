@@ -1,0 +1,102 @@
+"""Runs a comparison and writes its table from the saved files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repo_ray.comparison.methods import METHODS
+from repo_ray.comparison.plan import entries, shared_config
+from repo_ray.comparison.report import write_page
+from repo_ray.comparison.runner import ANNOTATION, BASE, WARM_START, Runner, Trained
+from repo_ray.comparison.settings import Comparison, load_comparison
+from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
+from repo_ray.evaluation.evaluate import load_evaluation
+from repo_ray.pipeline.cluster import connect
+from repo_ray.pipeline.preflight import check_inputs
+from repo_ray.pipeline.progress import Display
+from repo_ray.pipeline.run import exit_status, log_to
+from repo_ray.pipeline.run_folder import RunFolder, open_run_folder, write_json
+from repo_ray.training.metrics import read_metrics
+
+
+def run(path: Path, changes: Mapping[str, Any], address: str | None) -> int:
+    """The exit status, as `pipeline.run.exit_status`."""
+
+    def job(display: Display) -> None:
+        comparison = load_comparison(path, changes)
+        config = shared_config(comparison)
+        check_inputs(config)
+        entries(comparison, config, {}, {"sft": 1, "dpo": 1})  # refuses a bad one before anything
+        folder = open_run_folder(config, resume=True)
+        log_to(folder.root)
+        with folder.locked():
+            display.console.print(f"[bold]comparison[/] {comparison.name} in {folder.root.parent}")
+            display.console.print(f"  {connect(config, folder, address)}")
+            trained = asyncio.run(Runner(comparison, folder, display).main())
+            page = write_results(comparison, folder, trained)
+        content = page.with_suffix(".md").read_text(encoding="utf-8")
+        display.console.print(content, markup=False)
+        display.console.print(f"[bold]report[/]  {page}")
+
+    return exit_status(job)
+
+
+def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[Trained]) -> Path:
+    """`comparison.json`, `.md` and `.html` beside the runs; returns the page's path."""
+    evaluation = shared_config(comparison).evaluation
+    by_method: dict[str, list[Trained]] = defaultdict(list)
+    for one in trained:
+        by_method[one.entry.method.name].append(one)
+    columns = [
+        Column(key, title, [load_evaluation(shared.evaluation, key)])
+        for key, title in (
+            (BASE, "Base"),
+            (WARM_START, "Warm start"),
+            (ANNOTATION, "Gold annotation"),
+        )
+    ]
+    columns += [
+        Column(
+            name,
+            METHODS[name].title,
+            [load_evaluation(shared.evaluation, one.entry.name) for one in runs],
+            [one.cost for one in runs],
+        )
+        for name, runs in by_method.items()
+    ]
+    content = comparison_json(columns, comparison.reference, evaluation.bootstrap, 0) | {
+        "name": comparison.name,
+        "budget": comparison.budget,
+        "seeds": list(comparison.seeds),
+        "curves": {one.entry.name: _curve(one) for one in trained},
+    }
+    root = shared.root.parent
+    write_json(root / "comparison.json", content)
+    text = f"{markdown(content)}\n\n{cost_markdown(content)}\n"
+    (root / "comparison.md").write_text(text, encoding="utf-8")
+    write_page(root / "comparison.html", content)
+    return root / "comparison.html"
+
+
+def _curve(one: Trained) -> list[dict[str, float]]:
+    """Gold score, reward and length of the training's own replies by step; [] if supervised."""
+    file = one.folder.root / "summary.json"
+    if not file.exists():
+        return []
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    gold = {int(p["step"]): p["gold_score"] for p in summary["gold_curve"]}
+    return [
+        {
+            "step": row["step"],
+            "gold_score": gold[row["step"]],
+            "reward": row["reward/total"],
+            "tokens": row["reply/tokens"],
+        }
+        for row in read_metrics(one.folder.root)
+        if row["step"] in gold
+    ]
