@@ -21,6 +21,7 @@ from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns
+from repo_ray.pipeline.monitor import read_checks, start_monitor
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
 from repo_ray.pipeline.signals import Stopped, stop_requests
@@ -33,6 +34,12 @@ from repo_ray.training.metrics import read_metrics
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import Folders, System
 from repo_ray.training.trajectories import read_trajectories
+
+#: Columns of the trajectories that the report is made from.
+REPORTED = (
+    *("step", "prompt_id", "messages", "context", "reply", "finish_reason"),
+    *("r_model", "e_judge", "e_func", "e_enh", "reward", "scores"),
+)
 
 
 @dataclass
@@ -85,7 +92,7 @@ class Pipeline:
 
         system = System(config, folders)
         try:
-            outcome = await self._train(system, start, schedule, encode, control)
+            outcome = await self._train(system, start, schedule, encode, control, data["prompts"])
             rows: dict[str, list[dict[str, Any]]] = {}
             if config.evaluation.enabled:
                 rows = await self._evaluate(system, start, encode, data, outcome.step)
@@ -130,10 +137,10 @@ class Pipeline:
                 self.folder.finish_phase(name, "", seconds, {})
         root = self.folder.root
         metrics = read_metrics(root)
-        wanted = ["step", "prompt_id", "messages", "context", "reply"]
+        samples = read_trajectories(self.folder.trajectories, REPORTED)
         hidden = read_hidden(data["prompts"], "prompts")
         curve = gold_curve(
-            read_trajectories(self.folder.trajectories, wanted),
+            samples,
             {prompt_id: json.dumps(truth) for prompt_id, truth in hidden.items()},
         )
         assert system.publisher.current is not None
@@ -151,7 +158,15 @@ class Pipeline:
         )
         write_json(root / "summary.json", summary)
         report = ReportData(
-            summary, metrics, rows, curve, self.config.evaluation.bootstrap, self.config.run.seed
+            summary,
+            metrics,
+            rows,
+            curve,
+            self.config.evaluation.bootstrap,
+            self.config.run.seed,
+            read_checks(root),
+            samples,
+            self.config.enhancement.n,
         )
         write_report(root / "report.html", report)
         return root / "report.html"
@@ -165,6 +180,7 @@ class Pipeline:
         schedule: Schedule,
         encode: Encode,
         control: ActorHandle,
+        prompts: Path,
     ) -> Outcome:
         config, display = self.config, self.display
         checkpoint = latest_checkpoint(self.folder.checkpoints)
@@ -176,6 +192,10 @@ class Pipeline:
         moved = min(report["engine_moved"] for report in self._canary.values())
         off = max(report["canary_difference"] for report in self._canary.values())
         display.done(f"moved log-probs by {moved:.2f} nats, {off:.3f} from what PEFT says")
+        done = checkpoint.step if checkpoint else 0
+        monitor = start_monitor(
+            config, self.folder.root, system, encode, prompts, schedule.steps, done
+        )
         with display.phase("repo", "sampling the first batch"):
             self._controller = Controller(
                 config,
@@ -186,6 +206,7 @@ class Pipeline:
                 control,
                 display.update,
                 checkpoint,
+                monitor.after_step if monitor else None,
             )
             try:
                 outcome = await self._controller.train()
