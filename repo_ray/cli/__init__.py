@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import typer
 
-from repo_ray.cli import chat, config, data, doctor, export, plan, rate, rescore, scale, score
+from repo_ray.cli import (
+    chat,
+    config,
+    data,
+    doctor,
+    evaluate,
+    export,
+    judge,
+    plan,
+    rate,
+    rescore,
+    scale,
+    score,
+)
 from repo_ray.cli.console import user_errors
 from repo_ray.config import ConfigError
 
@@ -25,6 +38,8 @@ app.command("config")(config.command)
 app.add_typer(data.app, name="data")
 app.command("score")(score.command)
 app.command("rescore")(rescore.command)
+app.command("evaluate")(evaluate.command)
+app.add_typer(judge.app, name="judge")
 app.command("scale")(scale.scale)
 app.command("status")(scale.status)
 app.command("chat")(chat.command)

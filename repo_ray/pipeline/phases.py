@@ -20,7 +20,7 @@ from repo_ray.models.adapters import save_adapter, zero_adapter
 from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
-from repo_ray.pipeline.evaluation import evaluate_columns
+from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
 from repo_ray.pipeline.monitor import read_checks, start_monitor
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
@@ -29,6 +29,7 @@ from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
 from repo_ray.rollouts.publication import EngineState
 from repo_ray.training.checkpoints import latest_checkpoint
+from repo_ray.training.dialogues import Episodes
 from repo_ray.training.loop import Controller, Outcome
 from repo_ray.training.metrics import read_metrics
 from repo_ray.training.schedule import Schedule
@@ -82,8 +83,10 @@ class Pipeline:
         self.display.done(str(model))
         encode = encoder(config, model)
         prompts = read_prompts(data["prompts"], split="train")
+        if config.dialogue is not None:
+            prompts = Episodes(config.dialogue, config.run.seed).openings(len(prompts))
         refuse_long(config, prompts, encode)
-        schedule = Schedule.of(prompts, config.run)
+        schedule = Schedule.of(prompts, config.run, config.algorithm.group_size)
 
         made = await run_stages(config, self.folder, model, data, self.display)
         warm_start = made["warm_start"]
@@ -113,11 +116,18 @@ class Pipeline:
         trained = (self.folder.policy / BLOB).read_bytes()
         columns = {"base": zero_adapter(trained)}
         if start is not None:
-            columns["warm start"] = start
-        columns["REPO"] = trained
+            columns["warm_start"] = start
+        columns["repo"] = trained
         with self.display.phase("evaluation", "replies of every column"):
             rows = await evaluate_columns(
-                self.config, self.folder, system, encode, data, columns, version, self.display
+                self.config,
+                self.folder,
+                system,
+                encode,
+                evaluation_sets(self.config, data),
+                columns,
+                version,
+                self.display,
             )
         self.display.done(f"{sum(map(len, rows.values()))} replies judged by the gold evaluator")
         return rows

@@ -28,7 +28,7 @@ class Schedule:
     steps: int
 
     @classmethod
-    def of(cls, prompts: Sequence[Prompt], run: RunConfig, group_size: int = 1) -> Schedule:
+    def of(cls, prompts: Sequence[Prompt], run: RunConfig, group_size: int) -> Schedule:
         """`group_size` is `algorithm.group_size` and divides `run.batch_size`.
 
         Raises ValueError when it does not, or when there are no prompts or fewer than

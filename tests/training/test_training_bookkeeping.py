@@ -30,7 +30,7 @@ def prompts(count: int) -> list[Prompt]:
 def test_every_prompt_is_issued_once_per_epoch(
     count: int, epochs: int, batch: int, seed: int
 ) -> None:
-    schedule = Schedule.of(prompts(count), RunConfig(epochs=epochs, batch_size=batch, seed=seed))
+    schedule = Schedule.of(prompts(count), RunConfig(epochs=epochs, batch_size=batch, seed=seed), 1)
     ids = [p.prompt_id for step in range(schedule.steps) for p in schedule.batch(step)]
     assert Counter(ids) == {f"p{i}": epochs for i in range(count)}
     for epoch in range(epochs):
@@ -38,12 +38,12 @@ def test_every_prompt_is_issued_once_per_epoch(
 
 
 def test_the_papers_rows_give_104_steps() -> None:
-    assert Schedule.of(prompts(6632), RunConfig(epochs=2, batch_size=128)).steps == 104
+    assert Schedule.of(prompts(6632), RunConfig(epochs=2, batch_size=128), 1).steps == 104
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
     def order(seed: int) -> list[str]:
-        schedule = Schedule.of(prompts(20), RunConfig(epochs=2, batch_size=20, seed=seed))
+        schedule = Schedule.of(prompts(20), RunConfig(epochs=2, batch_size=20, seed=seed), 1)
         return [p.prompt_id for step in range(2) for p in schedule.batch(step)]
 
     assert order(1) == order(1)

@@ -40,7 +40,7 @@ def test_every_prompt_is_sampled_as_a_group_once_per_epoch(
 
 
 def test_groups_take_the_prompts_in_the_order_of_single_samples() -> None:
-    single = Schedule.of(prompts(10), RunConfig(epochs=1, batch_size=10, seed=4)).batch(0)
+    single = Schedule.of(prompts(10), RunConfig(epochs=1, batch_size=10, seed=4), 1).batch(0)
     grouped = Schedule.of(prompts(10), RunConfig(epochs=1, batch_size=8, seed=4), 4)
     flat = [p.prompt_id for step in range(grouped.steps) for p in grouped.batch(step)]
     assert [prompt_id for prompt_id, _ in groupby(flat)] == [p.prompt_id for p in single]
