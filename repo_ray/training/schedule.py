@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from repo_ray.config import ConfigError
 from repo_ray.config.settings import RunConfig
 from repo_ray.records import Prompt
 
@@ -31,20 +32,20 @@ class Schedule:
     def of(cls, prompts: Sequence[Prompt], run: RunConfig, group_size: int) -> Schedule:
         """`group_size` is `algorithm.group_size` and divides `run.batch_size`.
 
-        Raises ValueError when it does not, or when there are no prompts or fewer than
+        Raises `ConfigError` when it does not, or when there are no prompts or fewer than
         `run.steps` needs.
         """
         if not prompts:
-            raise ValueError("no training prompts")
+            raise ConfigError("no training prompts")
         if run.batch_size % group_size:
-            raise ValueError(
+            raise ConfigError(
                 f"run.batch_size ({run.batch_size}) must be divisible by the group size "
                 f"({group_size})"
             )
         available = math.ceil(len(prompts) * run.epochs * group_size / run.batch_size)
         if run.steps is not None and run.steps > available:
             groups = f", {group_size} samples per prompt," if group_size > 1 else ""
-            raise ValueError(
+            raise ConfigError(
                 f"run.steps is {run.steps}, but {len(prompts)} prompts in {run.epochs} epochs of "
                 f"batch size {run.batch_size}{groups} give {available} steps: raise run.epochs"
             )

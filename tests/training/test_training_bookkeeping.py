@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repo_ray.config import ConfigError
 from repo_ray.config.settings import RunConfig
 from repo_ray.records import Prompt, Score
 from repo_ray.training.accounting import Ledger
@@ -52,8 +53,8 @@ def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
 
 
 def test_more_steps_than_prompts_give_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"give 2 steps: raise run\.epochs"):
-        Schedule.of(prompts(4), RunConfig(epochs=1, batch_size=2, steps=3))
+    with pytest.raises(ConfigError, match=r"give 2 steps: raise run\.epochs"):
+        Schedule.of(prompts(4), RunConfig(epochs=1, batch_size=2, steps=3), 1)
 
 
 def test_the_ledger_counts_invalid_scores_by_source_and_cause() -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repo_ray.config import ConfigError
 from repo_ray.config.settings import Config, RunConfig
 from repo_ray.records import Prompt, Rollout, Score
 from repo_ray.training.collect import Collector
@@ -48,9 +49,9 @@ def test_groups_take_the_prompts_in_the_order_of_single_samples() -> None:
 
 def test_steps_beyond_the_prompts_are_refused_with_the_group_size() -> None:
     run = RunConfig(epochs=1, batch_size=8, steps=3)
-    with pytest.raises(ValueError, match=r"4 samples per prompt, give 2 steps"):
+    with pytest.raises(ConfigError, match=r"4 samples per prompt, give 2 steps"):
         Schedule.of(prompts(4), run, 4)
-    with pytest.raises(ValueError, match=r"divisible by the group size \(3\)"):
+    with pytest.raises(ConfigError, match=r"divisible by the group size \(3\)"):
         Schedule.of(prompts(4), run, 3)
 
 
