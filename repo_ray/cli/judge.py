@@ -1,0 +1,189 @@
+"""`repo-ray judge`: can the judge be trusted?"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repo_ray.cli.console import fail, user_errors
+from repo_ray.config import Config, environment, load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from repo_ray.records import Prompt, Score
+    from repo_ray.rewards.judge.consistency import Ask
+    from repo_ray.rewards.judge.rubric import Rubric
+
+app = typer.Typer(help="Check the judge of a run or config.", no_args_is_help=True)
+
+
+@app.callback()
+def judge() -> None:
+    """Check the judge of a run or config."""
+
+
+@app.command("check")
+def check(
+    source: Annotated[Path, typer.Argument(help="Run folder, or a YAML config.")],
+    verdicts: Annotated[Path, typer.Option(help="Labelled replies: verdicts.parquet or .jsonl.")],
+    samples: Annotated[int, typer.Option(min=2, help="Held-out replies to judge.")] = 60,
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier check, to measure drift.", dir_okay=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Result; left out: judge-check-N.json in the run folder."),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+) -> None:
+    """Ask the judge about labelled replies: as they are, again, and with the criteria in other
+    places. Shows how many verdicts flip, AUC and calibration against the labels, and the drift
+    from an earlier check. Exit status 1 if there is a finding."""
+    config, checkpoint = _settings(source, overrides or [])
+    if not config.judge.enabled:
+        fail(f"{source}: judge.enabled is false: there is no judge to check")
+    if config.judge.kind == "local" and checkpoint is None:
+        fail(f"{source}: the local judge needs judge.checkpoint, or a run that trained one")
+    import asyncio
+
+    from rich.console import Console
+
+    from repo_ray.data.reader import DataError, read_verdicts
+    from repo_ray.rewards.declaration import RewardConfigError
+    from repo_ray.rewards.judge.consistency import (
+        JudgeCheckError,
+        check_judge,
+        drift,
+        judge_identity,
+        read_check,
+    )
+    from repo_ray.rewards.judge.rubric import load_rubric
+
+    with user_errors(DataError, RewardConfigError, JudgeCheckError):
+        earlier = read_check(against) if against else None
+        rubric = load_rubric(config.judge.rubric)
+        rows = read_verdicts(verdicts, split="heldout")
+        chosen = random.Random(config.run.seed).sample(rows, min(samples, len(rows)))
+        ask = _endpoint(config) if checkpoint is None else _local(config, checkpoint)
+        seed, min_auc = config.run.seed, config.judge.min_auc
+        result = asyncio.run(check_judge(ask, rubric, chosen, min_auc, seed))
+        result["judge"] = judge_identity(config.judge, rubric, checkpoint)
+        result["verdicts"] = {"file": verdicts.name, "heldout": len(rows), "seed": seed}
+        if earlier is not None:
+            result["drift"] = drift(earlier, result)
+    path = out or _next_path(source)
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console = Console()
+    findings = _show(console, result)
+    console.print(f"saved: {path}", markup=False)
+    if findings:
+        raise typer.Exit(1)
+
+
+def _settings(source: Path, overrides: list[str]) -> tuple[Config, Path | None]:
+    """Config and the local judge's checkpoint: the config's, else what the run trained."""
+    if source.is_file():
+        config = load_config(source, overrides)
+        return config, config.judge.checkpoint
+    saved = source / "config.yaml"
+    if not saved.is_file():
+        fail(f"{source}: neither a YAML config nor a run folder (no config.yaml in it)")
+    from repo_ray.pipeline.run_folder import RunFolder
+
+    config, trained = load_config(saved, overrides), RunFolder(source.resolve()).judge
+    if config.judge.kind == "endpoint":
+        return config, None
+    return config, config.judge.checkpoint or (trained if trained.is_dir() else None)
+
+
+def _next_path(source: Path) -> Path:
+    """`judge-check-N.json` with the first free N, so that no check overwrites another."""
+    folder = source if source.is_dir() else Path()
+    number = 1
+    while (path := folder / f"judge-check-{number}.json").exists():
+        number += 1
+    return path
+
+
+def _local(config: Config, checkpoint: Path) -> Ask:
+    from transformers.utils.logging import disable_progress_bar
+
+    from repo_ray.models.loading import ModelNotFoundError
+    from repo_ray.rewards.judge.local import LocalJudge
+    from repo_ray.rewards.tuned import CheckpointError
+
+    disable_progress_bar()
+
+    async def ask(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score]:
+        with user_errors(CheckpointError, ModelNotFoundError):
+            judge = LocalJudge(checkpoint, rubric, config, config.judge.pool.threads)
+        return judge.score(items)
+
+    return ask
+
+
+def _endpoint(config: Config) -> Ask:
+    import asyncio
+
+    from repo_ray.rewards.judge.endpoint import EndpointJudge
+
+    async def ask(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score]:
+        key = environment(config.judge.api_key_env)
+        judge = EndpointJudge(rubric, config.judge, api_key=key)
+        free = asyncio.Semaphore(config.judge.pool.max_in_flight)
+
+        async def one(prompt: Prompt, reply: str) -> Score:
+            async with free:
+                return await judge.score(prompt, reply)
+
+        try:
+            return await asyncio.gather(*(one(*item) for item in items))
+        finally:
+            await judge.close()
+
+    return ask
+
+
+def _show(console: Any, result: dict[str, Any]) -> list[str]:
+    """Prints the check; returns its findings."""
+    from rich.table import Table
+
+    def share(value: float | None) -> str:
+        return "none" if value is None else f"{value:.0%}"
+
+    def number(value: float | None) -> str:
+        return "none" if value is None else f"{value:.3f}"
+
+    moved: dict[str, Any] = result.get("drift", {"criteria": {}, "findings": []})
+    table = Table("criterion", "labels (+)", "AUC", "calibration error", "flips: again", "moved")
+    if "drift" in result:
+        table.add_column("flips: drift")
+        table.add_column("AUC change")
+    for name, c in result["criteria"].items():
+        cells = [f"{c['labels']} ({c['positives']})", number(c["auc"])]
+        cells += [number(c["calibration_error"])]
+        cells += [share(c["repeat_flips"]), share(c["order_flips"])]
+        if "drift" in result:
+            then = moved["criteria"].get(name, {"flips": None, "auc_change": None})
+            cells += [share(then["flips"]), number(then["auc_change"])]
+        table.add_row(name, *cells)
+    console.print(table)
+    identity = result["judge"]
+    console.print(f"judge: {identity['name']}", markup=False)
+    hashes = ", ".join(f"{part} {identity[part][:12]}" for part in ("rubric", "prompt", "model"))
+    console.print(hashes, markup=False)
+    for name, causes in result["invalid"].items():
+        if causes:
+            console.print(f"invalid scores ({name}): {causes}", markup=False)
+    if "drift" in result:
+        changed = ", ".join(moved["changed"]) or "no hash"
+        console.print(f"since the earlier check changed: {changed}", markup=False)
+    findings = [*result["findings"], *moved["findings"]]
+    for finding in findings or ["no finding"]:
+        console.print(f"finding: {finding}" if findings else finding, markup=False)
+    return findings
