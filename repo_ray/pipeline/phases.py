@@ -146,7 +146,7 @@ class Pipeline:
             if name not in self.folder.phases():
                 self.folder.finish_phase(name, "", seconds, {})
         root = self.folder.root
-        metrics = read_metrics(root)
+        metrics = read_metrics(root, 0)
         samples = read_trajectories(self.folder.trajectories, REPORTED)
         hidden = read_hidden(data["prompts"], "prompts")
         curve = gold_curve(

@@ -27,7 +27,7 @@ class MetricsLog:
     def __init__(self, folder: Path, run_name: str, resume_step: int) -> None:
         self._path = folder / "metrics.jsonl"
         first = resume_step + 1 if resume_step else 0
-        rows = [row for row in read_metrics(folder) if row["step"] < first]
+        rows = [row for row in read_metrics(folder, 0) if row["step"] < first]
         self._path.write_text("".join(_line(row) for row in rows), encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         self._run = run_name
@@ -70,8 +70,11 @@ class MetricsLog:
         return self._gauges[name]
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line cut off by a crash is dropped."""
+def read_metrics(folder: Path, first: int = 1) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` from step `first` on; a last line cut off by a crash is dropped.
+
+    Row 0, where there is one, has what was measured before the first update and nothing else.
+    """
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -81,7 +84,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             break
-    return rows
+    return [row for row in rows if row["step"] >= first]
 
 
 def _line(row: Mapping[str, Any]) -> str:

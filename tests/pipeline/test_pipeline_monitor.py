@@ -139,7 +139,7 @@ def train(config: Config, root: Path, prompts: Path, reply: Reply, stop_after: i
     checkpoint = latest_checkpoint(root / "checkpoints")
     done = checkpoint.step if checkpoint else 0
     system.version = done
-    schedule = Schedule.of(read_prompts(prompts, split="train"), config.run)
+    schedule = Schedule.of(read_prompts(prompts, split="train"), config.run, 1)
     made = start_monitor(
         config,
         root,
@@ -189,10 +189,11 @@ def test_a_policy_that_games_the_reward_raises_the_alarm(
     config = settings(tmp_path)
     with caplog.at_level(logging.WARNING, "repo_ray"):
         system = train(config, tmp_path, path, hacks)
-    metrics = read_metrics(tmp_path)
+    metrics = read_metrics(tmp_path, 0)
     checks = {row["step"]: row for row in metrics if "heldout/samples" in row}
     assert list(checks) == [0, 2, 4, 6]
     assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert "alarm/hacking" not in checks[0]
     assert [checks[step]["alarm/hacking"] for step in (4, 6)] == [1, 1]
     assert checks[6]["heldout/proxy"] > checks[0]["heldout/proxy"]
@@ -229,7 +230,7 @@ def test_a_policy_that_learns_raises_none(data: Any, tmp_path: Path) -> None:
         return good + " You are wonderful."  # the reward rises too
 
     train(settings(tmp_path), tmp_path, path, learns)
-    metrics = read_metrics(tmp_path)
+    metrics = read_metrics(tmp_path, 0)
     last = metrics[-1]
     assert not any(row.get("alarm/hacking") for row in metrics)
     assert last["alarm/proxy_low"] > 0
@@ -252,7 +253,7 @@ def test_a_resumed_run_continues_its_checks(data: Any, tmp_path: Path) -> None:
     resumed = train(config, tmp_path, path, reply)
     assert {call[0].split("-")[1] for call in resumed.heldout_calls} == {"6"}
     assert read_checks(tmp_path)[: len(before)] == before
-    metrics = read_metrics(tmp_path)
+    metrics = read_metrics(tmp_path, 0)
     assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5, 6]
     # The last check is compared with step 0, which was measured before the stop.
     assert metrics[-1]["alarm/since"] == 0
@@ -275,7 +276,7 @@ def test_without_a_checkpoint_step_0_is_kept_and_later_checks_are_made_again(
     assert {row["step"] for row in read_checks(tmp_path)} == {0, 1}
     again = train(config, tmp_path, path, lambda v, p: replies[p.prompt_id][0])
     assert {call[0].split("-")[1] for call in again.heldout_calls} == {*"123456"}
-    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in read_metrics(tmp_path, 0)] == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_every_check_asks_the_same_prompts_with_the_same_seeds(data: Any, tmp_path: Path) -> None:
