@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -173,6 +174,16 @@ def test_what_was_dropped_leaves_lone_replies_without_advantage(folder):
     assert counts == {"groups": 3.0, "lone_groups": 1.0, "equal_groups": 1.0}
     zero = [not any(sample.advantages) for sample in result.samples]
     assert zero == [False, False, True, True, True, False]
+
+
+def test_a_reply_counts_with_the_sum_of_the_rewards_placed_in_it(folder):
+    experiences = grouped(rewards=[0.0, 0.0, 1.0, 2.0, 3.0, 9.0])
+    # Group a is then 3, 1 and 2, whatever the totals are.
+    for row, placed in {0: ((0, 2.5), (1, 0.5)), 1: ((1, 1.0),), 5: ((0, 3.0), (1, -1.0))}.items():
+        experiences[row] = replace(experiences[row], token_rewards=placed)
+    samples = PPOLearner(group_settings(), folder).update(experiences).samples
+    first = [sample.advantages[0] for sample in samples]
+    assert first == pytest.approx([1, -1, -1, 0, 1, 0], abs=1e-5)
 
 
 def test_a_batch_without_any_pair_of_replies_is_skipped(folder):
