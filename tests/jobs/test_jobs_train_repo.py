@@ -26,43 +26,9 @@ BATCH = 4
 
 
 @pytest.fixture(scope="module")
-def config(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything small, nothing switched off."""
-    stage = {"lr": 1e-3, "batch_size": 4, "max_rows": 16, "max_eval_rows": 16}
-    pool = {"cpus": 0.1, "threads": 1}
-    tree = {
-        "run": {"name": "tiny", "steps": 3, "batch_size": BATCH, "checkpoint_every": 1},
-        "model": {
-            "path": str(tiny_model),
-            "dtype": "float32",
-            "attention": "eager",
-            "max_prompt_tokens": 480,
-        },
-        "lora": {"rank": 4, "alpha": 8},
-        "data": {"build_preferences": 60},
-        "sampling": {"max_new_tokens": 12, "temperature": 0.9},
-        "rollout": {
-            "max_model_len": 512,
-            "max_num_seqs": 16,
-            "canary_tolerance": 0.01,
-            "pool": {**pool, "max_in_flight": 16},
-        },
-        "reward_model": {"pool": pool},
-        "judge": {"pool": pool, "min_auc": 0.0},
-        "rules": {"pool": {**pool, "max_in_flight": 4}},
-        "learner": {"cpus": 0.1, "threads": 1, "policy_lr": 1e-3, "value_lr": 1e-3},
-        "warm_start": stage,
-        "train_reward_model": stage,
-        "train_judge": stage,
-        "evaluation": {
-            "online_dialogues": 2,
-            "badcase_dialogues": 2,
-            "turns_per_dialogue": 1,
-            "bootstrap": 50,
-        },
-    }
+def config(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("job") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree))
+    path.write_text(yaml.safe_dump(tiny_tree))
     return path
 
 
