@@ -14,9 +14,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from repo_ray.config.settings import JudgeConfig
+from repo_ray.fencing import neutralise
 from repo_ray.records import Message, Prompt
 from repo_ray.rewards.judge.endpoint import EndpointJudge, JudgeUnavailableError
-from repo_ray.rewards.judge.prompt import is_quote, judge_messages, neutralise
+from repo_ray.rewards.judge.prompt import is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
 
 RUBRIC = Rubric(

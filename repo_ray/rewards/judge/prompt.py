@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from typing import Any
 
+from repo_ray.fencing import fence
 from repo_ray.records import Prompt
 from repo_ray.rewards.judge.rubric import Rubric
-
-_CONTROL = re.compile(
-    r"<(?=[|｜/A-Za-z_])|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL))", re.IGNORECASE
-)
 
 _INSTRUCTIONS = """\
 You judge one reply of an agent in a dialogue. {task}
@@ -30,33 +25,19 @@ reply that decide it, quoted exactly (an empty string if the statement does not 
 
 
 def judge_messages(rubric: Rubric, prompt: Prompt, reply: str) -> list[dict[str, str]]:
-    """The chat messages of one request, the same for the same input.
-
-    The mark of the fences is a hash of all that stands between them: a text cannot contain its own
-    hash, so it cannot close its fence. Sequences that chat templates use as control tokens are
-    broken up (see `neutralise`).
-    """
+    """The chat messages of one request, the same for the same input; see `fencing.fence`."""
     statements = "\n".join(f"- {c.criterion_id}: {c.question}" for c in rubric.criteria)
     turns = "\n".join(f"[{m.role}] {m.content}" for m in prompt.messages)
     parts = [("dialogue", turns), ("reply", reply)]
     if prompt.context:
         facts = json.dumps(dict(prompt.context), ensure_ascii=False, sort_keys=True)
         parts.insert(0, ("facts known to the agent", facts))
-    nonce = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    fenced = "\n\n".join(
-        f"=== {nonce} begin {name} ===\n{neutralise(text)}\n=== {nonce} end {name} ==="
-        for name, text in parts
-    )
+    nonce, fenced = fence(parts)
     instructions = _INSTRUCTIONS.format(task=rubric.task, statements=statements, nonce=nonce)
     return [
         {"role": "system", "content": instructions},
         {"role": "user", "content": f"{fenced}\n\nJudge the reply between the {nonce} marks."},
     ]
-
-
-def neutralise(text: str) -> str:
-    """Puts a space into everything that looks like a control token or tag (`<|x|>`, `[INST]`)."""
-    return _CONTROL.sub(lambda m: m[0] + " ", text)
 
 
 def answer_schema(rubric: Rubric) -> dict[str, Any]:
