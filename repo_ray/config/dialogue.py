@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from repo_ray.config.base import Positive, Settings
+from repo_ray.config.base import NonNegative, Positive, PositiveFloat, Settings
 
 
 class HotelierConfig(Settings):
     """The simulated hotelier."""
+
+    kind: Literal["rules", "endpoint"] = Field(
+        "rules",
+        description="`rules`: seeded and free; `endpoint`: played by a model behind any OpenAI-compatible server.",
+    )
+    base_url: str = Field("", description="Endpoint URL, for example http://hotelier:8000/v1.")
+    model: str = Field("", description="Model name at the endpoint.")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        description="Environment variable that holds the key; the key itself never enters a config.",
+    )
+    request_timeout_s: PositiveFloat = Field(60.0, description="Limit of one endpoint request.")
+    max_retries: NonNegative = Field(
+        3,
+        description="Retries of a request, and of an answer that breaks the hotelier's own price limits.",
+    )
+
+    @model_validator(mode="after")
+    def _endpoint(self) -> HotelierConfig:
+        if self.kind == "endpoint" and not (self.base_url and self.model):
+            raise ValueError(
+                "hotelier.kind is endpoint: hotelier.base_url and hotelier.model must be set"
+            )
+        if self.kind == "rules" and (self.base_url or self.model):
+            raise ValueError(
+                "hotelier.base_url and hotelier.model have no effect when hotelier.kind is rules"
+            )
+        return self
 
 
 class DialogueConfig(Settings):
