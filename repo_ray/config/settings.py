@@ -34,7 +34,8 @@ class RunConfig(Settings):
         description="Stop after this many learner steps even if prompts are left; null: as many as the epochs give.",
     )
     batch_size: Positive = Field(
-        128, description="Prompts per learner step, one trajectory each (paper: 128)."
+        128,
+        description="Replies per learner step (paper: 128); each to a prompt of its own, unless algorithm.group_size says otherwise.",
     )
     staleness: NonNegative = Field(
         0,

@@ -65,7 +65,7 @@ def learner(config: Config, architecture: Architecture) -> Items:
     world, stage = settings.world_size, settings.zero_stage
     base = architecture.parameters
     adapter = architecture.lora_parameters(config.lora.rank, config.lora.target_modules)
-    trainable = 2 * adapter
+    trainable = adapter if config.algorithm.advantage == "group" else 2 * adapter
 
     def sharded(from_stage: int) -> int:
         return world if stage >= from_stage else 1
