@@ -52,7 +52,7 @@ class Rollout:
     distribution of the engine (after temperature), and the adapter version that sampled it.
 
     Of a dialogue, the response runs from the first reply's first token to the last reply's last.
-    The tokens in between that nobody sampled (the hotelier's messages and the chat template) are
+    The tokens in between that nobody sampled (template, new facts, the hotelier's message) are
     masked: log-probability 0, and the version that sampled the reply after them. `text` has the
     replies, a line break between them; `finish_reason` is `length` where the last reply was cut
     or the context had no room for another turn.
@@ -132,7 +132,8 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One scored reply of a dialogue. `prompt` is what the agent had before it when it replied;
+    """One scored reply of a dialogue. `prompt` is what it was scored with: the conversation before
+    it under the facts of that turn. The agent had the same in the order in which it came.
     `last_token` is the index, in the dialogue's response tokens, of the reply's last one."""
 
     prompt: Prompt
@@ -317,11 +318,11 @@ def scores_from_json(text: str) -> tuple[Score, ...]:
 
 
 def turns_to_json(turns: tuple[Turn, ...]) -> str:
-    """A dialogue's turns, oldest first. Of its messages, a turn had the first `messages`."""
+    """A dialogue's turns, oldest first."""
     return json.dumps(
         [
             {
-                "messages": len(turn.prompt.messages),
+                "messages": [asdict(m) for m in turn.prompt.messages],
                 "context": dict(turn.prompt.context),
                 "reply": turn.reply,
                 "finish_reason": turn.finish_reason,
@@ -347,7 +348,7 @@ def turn_rows(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             **row,
             "sample_id": f"{row['sample_id']}-{number}",
-            "messages": row["messages"][: turn["messages"]],
+            "messages": turn["messages"],
             "context": json.dumps(turn["context"], ensure_ascii=False),
             "reply": turn["reply"],
             "finish_reason": turn["finish_reason"],

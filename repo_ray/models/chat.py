@@ -70,22 +70,28 @@ def encode_prompt(
 
 def encode_next_turn(encode: Callable[[Prompt], list[int]], prompt: Prompt) -> list[int]:
     """Token ids from the end of the last reply to where the next one begins, as the chat
-    template renders them: the end of the assistant's turn, the user's message, the header.
+    template renders them: the end of the assistant's turn, the messages after it, the header.
 
-    `prompt` ends with a reply and the user's answer to it; `encode` gives a prompt's token ids
+    `prompt` has at least one message after the last reply; `encode` gives a prompt's token ids
     (`encode_prompt`). They are what two conversations that differ in that reply alone end with,
     so the text of the reply is never tokenised, and it does not matter how the template renders
     what was before (Qwen3's drops the thinking of earlier replies). Raises `ChatTemplateError` for
-    other messages, and for a template that drops replies.
+    a prompt without them, and for a template that drops replies.
     """
-    *before, reply, message = prompt.messages
-    if (reply.role, message.role) != ("assistant", "user"):
+    messages = prompt.messages
+    last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=len(messages))
+    if last >= len(messages) - 1:
         raise ChatTemplateError(
-            f"prompt {prompt.prompt_id} ends with {reply.role} and {message.role}: expected a reply "
-            "(assistant) and the answer to it (user)"
+            f"prompt {prompt.prompt_id}: expected a reply and at least one message after it, found "
+            f"{', '.join(m.role for m in messages)}"
         )
     one, other = (
-        encode(replace(prompt, messages=(*before, Message(reply.role, text), message)))
+        encode(
+            replace(
+                prompt,
+                messages=(*messages[:last], Message("assistant", text), *messages[last + 1 :]),
+            )
+        )
         for text in ("a", "b")
     )
     pairs = takewhile(

@@ -12,11 +12,11 @@ from ray.exceptions import RayError
 
 from repo_ray.actors.pool import ActorPool, CallTimeoutError
 from repo_ray.config import Config
-from repo_ray.config.dialogue import DialogueConfig
+from repo_ray.negotiation.hotelier.moves import HotelierError
 from repo_ray.records import Experience, Prompt, Reward, Rollout, Score, Source
 from repo_ray.rewards.enhancement import combine
 from repo_ray.training.accounting import Ledger, cause
-from repo_ray.training.dialogues import dialogue_experience, play, reopen
+from repo_ray.training.dialogues import Episodes, dialogue_experience, play
 
 #: In this order scores are stored and shown.
 SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
@@ -39,7 +39,7 @@ class Collected:
 class Collector:
     """Turns prompts into experiences through the rollout pool and the scoring pools.
 
-    With `config.dialogue`, prompts are openings of episodes (`dialogues.openings`), and each is
+    With `config.dialogue`, prompts are openings of episodes (`dialogues.Episodes`), and each is
     played to its end: one experience per dialogue. `encode` gives a prompt's token ids.
     `on_sample` is told of each finished sample, a dialogue being one.
     """
@@ -57,6 +57,8 @@ class Collector:
         self._scorers = scorers
         self._encode = encode
         self._on_sample = on_sample
+        dialogue = config.dialogue
+        self._episodes = Episodes(dialogue, config.run.seed) if dialogue else None
 
     async def batch(self, step: int, prompts: Sequence[Prompt]) -> Collected:
         """Samples and scores every prompt; returns when each is consumed or dropped."""
@@ -87,14 +89,15 @@ class Collector:
         for attempt in range(self._config.run.max_attempts):
             sample_id = f"{step}-{position}-{attempt}"
             try:
-                if self._config.dialogue is None:
+                if self._episodes is None:
                     tried = await self._reply(sample_id, prompt, attempt, ledger)
                 else:
-                    tried = await self._dialogue(
-                        self._config.dialogue, sample_id, prompt, attempt, ledger
-                    )
+                    tried = await self._dialogue(self._episodes, sample_id, prompt, attempt, ledger)
             except CallTimeoutError:
                 last_cause = "rollout: timeout"
+                continue
+            except HotelierError as error:
+                last_cause = f"hotelier: {error.cause}"
                 continue
             if isinstance(tried, Experience):
                 return tried
@@ -113,7 +116,7 @@ class Collector:
         return _count(scores, ledger) or Experience(prompt, rollout, scores, self.reward(scores))
 
     async def _dialogue(
-        self, dialogue: DialogueConfig, sample_id: str, prompt: Prompt, attempt: int, ledger: Ledger
+        self, episodes: Episodes, sample_id: str, opening: Prompt, attempt: int, ledger: Ledger
     ) -> Experience | str:
         """One attempt at a whole dialogue, or why the scores of one of its turns are no good.
 
@@ -122,16 +125,16 @@ class Collector:
 
         async def sample(turn: int, token_ids: list[int]) -> Rollout:
             return await self._sample(
-                f"{sample_id}-{turn}", prompt.prompt_id, attempt, token_ids, ledger
+                f"{sample_id}-{turn}", opening.prompt_id, attempt, token_ids, ledger
             )
 
         scoring: list[asyncio.Future[tuple[Score, ...]]] = []
         try:
             played = await play(
-                reopen(self._config, prompt),
+                episodes.reopen(opening),
                 sample,
                 self._encode,
-                dialogue.max_turns,
+                episodes.dialogue.max_turns,
                 self._config.rollout.max_model_len - self._config.sampling.max_new_tokens,
                 lambda prompt, reply: scoring.append(
                     asyncio.ensure_future(self.score(prompt, reply))
@@ -145,7 +148,7 @@ class Collector:
         if invalid := [reason for turn in scores if (reason := _count(turn, ledger))]:
             return invalid[0]
         rewards = [self.reward(turn) for turn in scores]
-        return dialogue_experience(sample_id, played, scores, rewards, dialogue.reward)
+        return dialogue_experience(sample_id, played, scores, rewards, episodes.dialogue.reward)
 
     async def _sample(
         self, sample_id: str, prompt_id: str, attempt: int, token_ids: list[int], ledger: Ledger

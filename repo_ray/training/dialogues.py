@@ -1,8 +1,9 @@
 """Whole dialogues through the rollout pool: the agent samples, the hotelier answers, and so on.
 
 A dialogue is one sequence of tokens that only grows. What the agent sampled is kept as it is;
-between two replies come the chat template's own tokens and the hotelier's message. The engine
-samples each reply to exactly the tokens that the learner will see before it.
+between two replies come the chat template's own tokens, the facts where they have changed (as
+another system message) and the hotelier's message. The engine samples each reply to exactly the
+tokens that the learner will see before it.
 """
 
 from __future__ import annotations
@@ -13,27 +14,29 @@ from random import Random
 from statistics import fmean
 from typing import Any, Literal, Protocol
 
-from repo_ray.config import Config
+from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.models.chat import encode_next_turn
-from repo_ray.records import Experience, FinishReason, Prompt, Reward, Rollout, Score, Turn
+from repo_ray.negotiation.episodes import open_episode
+from repo_ray.records import Experience, FinishReason, Message, Prompt, Reward, Rollout, Score, Turn
 
 #: Token ids of a conversation up to where the reply begins.
 Encode = Callable[[Prompt], list[int]]
 #: Samples the reply of a turn (from 1) to the token ids before it.
 SampleTurn = Callable[[int, list[int]], Awaitable[Rollout]]
 
-#: The ids of training episodes are this and the episode's seed.
-EPISODE = "episode-"
+#: Seeds of training episodes: far more than episodes, so that none comes twice.
+SEED_BITS = 48
 
 
 class Episode(Protocol):
-    """One negotiation. Its conversation only grows: two messages, reply and answer, per turn."""
+    """One negotiation. Its chat only grows: two messages, reply and answer, per turn. Facts, in
+    the system message and the context, may change."""
 
     @property
     def prompt_id(self) -> str: ...
 
     def prompt(self) -> Prompt:
-        """The conversation so far, which ends with the hotelier, and today's facts."""
+        """Today's facts and the conversation so far, which ends with the hotelier."""
         ...
 
     def hidden(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ async def play(
     Raises ValueError if the episode rewrites what was said, and what `sample` and `episode` raise.
     """
     prompt = episode.prompt()
+    view = prompt.messages
     tokens = encode(prompt)
     prompts: list[Prompt] = []
     rollouts: list[Rollout] = []
@@ -106,18 +110,26 @@ async def play(
         over = await episode.answer(rollout.text)
         if over or len(rollouts) == max_turns:
             return Played(tuple(prompts), tuple(rollouts), cut=False)
-        said, prompt = prompt.messages, episode.prompt()
-        if prompt.messages[:-2] != said:
+        (facts, said), prompt = _split(prompt), episode.prompt()
+        new_facts, chat = _split(prompt)
+        if chat[:-2] != said:
             raise ValueError(
                 f"episode {episode.prompt_id}: turn {len(rollouts)} must add a reply and an answer "
                 f"to its {len(said)} messages and leave them as they are"
             )
-        between = encode_next_turn(encode, prompt)
+        view = (*view, chat[-2], *(new_facts if new_facts != facts else ()), chat[-1])
+        between = encode_next_turn(encode, replace(prompt, messages=view))
         if rollout.token_ids[-1:] == tuple(between[:1]):
             between = between[1:]  # the agent ended its turn itself
         tokens = [*tokens, *rollout.token_ids, *between]
         if len(tokens) > max_prompt_tokens:
             return Played(tuple(prompts), tuple(rollouts), cut=True)
+
+
+def _split(prompt: Prompt) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The system messages and the chat."""
+    facts = tuple(m for m in prompt.messages if m.role == "system")
+    return facts, tuple(m for m in prompt.messages if m.role != "system")
 
 
 async def negotiate(
@@ -206,31 +218,25 @@ def dialogue_experience(
     )
 
 
-# --- training episodes -------------------------------------------------------------------
+class Episodes:
+    """The training episodes of a run, functions of run seed and position alone.
 
-
-def openings(config: Config, count: int) -> list[Prompt]:
-    """The openings of `count` training episodes, a function of run seed and position alone.
-
-    They take the places of training prompts in the schedule; `reopen` turns one back into its
-    episode.
+    Their openings take the places of the training prompts in the schedule; `reopen` turns one
+    back into its episode, so a retry or a resumed run plays the same negotiation.
     """
-    seeds = Random(f"{config.run.seed}/episodes")
-    prompts = []
-    for _ in range(count):
-        seed = seeds.getrandbits(63)
-        opening = _open(config, seed).prompt()
-        prompts.append(replace(opening, prompt_id=f"{EPISODE}{seed}"))
-    return prompts
 
+    def __init__(self, dialogue: DialogueConfig, run_seed: int) -> None:
+        self.dialogue = dialogue
+        self._run_seed = run_seed
 
-def reopen(config: Config, opening: Prompt) -> Episode:
-    """The episode of one of `openings`, from its beginning."""
-    return _open(config, int(opening.prompt_id.removeprefix(EPISODE)))
+    def openings(self, count: int) -> list[Prompt]:
+        """The openings of `count` episodes; their ids end with the episode's seed."""
+        seeds = Random(f"{self._run_seed}/episodes")
+        return [self._open(seeds.getrandbits(SEED_BITS)).prompt() for _ in range(count)]
 
+    def reopen(self, opening: Prompt) -> Episode:
+        """The episode of an opening, from its beginning."""
+        return self._open(int(opening.prompt_id.rpartition("-")[2]))
 
-def _open(config: Config, seed: int) -> Episode:
-    from repo_ray.negotiation.episodes import open_episode
-
-    assert config.dialogue is not None
-    return open_episode(seed, "train", config.dialogue.hotelier, config.dialogue.max_turns)
+    def _open(self, seed: int) -> Episode:
+        return open_episode(seed, "train", self.dialogue.hotelier, self.dialogue.max_turns)

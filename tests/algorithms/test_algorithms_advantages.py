@@ -114,7 +114,7 @@ def test_a_reward_on_a_token_that_the_loss_does_not_count_is_refused(token):
 
 
 def test_placed_rewards_need_one_sequence_per_row():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="argument 2 is longer"):
         placed_rewards([()], torch.zeros(2), torch.ones(2, 3, dtype=torch.bool))
 
 

@@ -175,7 +175,7 @@ def test_how_the_template_renders_earlier_replies_does_not_matter(tokenizer):
     thinking = with_template(
         tokenizer,
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-        "{% endfor %}<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        "{% endfor %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}",
     )
     messages = (Message("user", "U"), Message("assistant", "R"), Message("user", "V"))
     ids = encode_next_turn(encoding(thinking), Prompt("p", messages))
@@ -184,10 +184,25 @@ def test_how_the_template_renders_earlier_replies_does_not_matter(tokenizer):
     )
 
 
-def test_only_a_reply_and_its_answer_make_a_next_turn(tokenizer):
+def test_facts_may_change_between_two_turns(tokenizer):
+    messages = (
+        Message("user", "U"),
+        Message("assistant", "R"),
+        Message("system", "S"),
+        Message("user", "V"),
+    )
+    ids = encode_next_turn(encoding(tokenizer), Prompt("p", messages))
+    assert tokenizer.decode(ids) == (
+        "<|im_end|>\n<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nV<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_next_turn_needs_a_reply_and_something_after_it(tokenizer):
     encode = encoding(tokenizer)
-    with pytest.raises(ChatTemplateError, match="prompt p ends with user and assistant"):
-        encode_next_turn(encode, Prompt("p", (Message("user", "U"), Message("assistant", "R"))))
+    for roles in (("user", "assistant"), ("system", "user")):
+        with pytest.raises(ChatTemplateError, match=f"prompt p: .* found {', '.join(roles)}"):
+            encode_next_turn(encode, Prompt("p", tuple(Message(r, "x") for r in roles)))
     silent = with_template(
         tokenizer, "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
     )

@@ -32,22 +32,22 @@ def ids_of(reply: str, ended: bool = True) -> tuple[int, ...]:
 
 @dataclass
 class FakeEpisode:
-    """Answers from a list; over after the last answer."""
+    """Answers from a list; over after the last answer. `facts` are those of each turn, the last
+    ones of all later turns."""
 
     answers: Sequence[str]
     prompt_id: str = "episode-7"
-    opening: str = "Hello?"
+    facts: Sequence[str] = ("Sell.",)
     secret: bool = False  # whether hidden truth and outcome may be read
 
     def __post_init__(self) -> None:
-        self.messages: tuple[Message, ...] = (
-            Message("system", "Sell."),
-            Message("user", self.opening),
-        )
+        self.chat: tuple[Message, ...] = (Message("user", "Hello?"),)
         self.replies: list[str] = []
 
     def prompt(self) -> Prompt:
-        return Prompt(self.prompt_id, self.messages, {"turn": len(self.replies)})
+        turn = len(self.replies)
+        facts = Message("system", self.facts[min(turn, len(self.facts) - 1)])
+        return Prompt(self.prompt_id, (facts, *self.chat), {"turn": turn})
 
     def hidden(self) -> dict[str, Any]:
         assert self.secret, "training has read the hidden truth"
@@ -57,7 +57,7 @@ class FakeEpisode:
         await asyncio.sleep(0)
         answer = self.answers[len(self.replies)]
         self.replies.append(reply)
-        self.messages = (*self.messages, Message("assistant", reply), Message("user", answer))
+        self.chat = (*self.chat, Message("assistant", reply), Message("user", answer))
         return len(self.replies) == len(self.answers)
 
     def outcome(self) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from dialogue_cases import FakeEpisode, encode, rollout_of
 
 from repo_ray.actors.pool import CallTimeoutError, PoolError
 from repo_ray.config.settings import Config
+from repo_ray.negotiation.hotelier.moves import HotelierError
 from repo_ray.records import Message, Prompt, Rollout, Score
-from repo_ray.training import collect
 from repo_ray.training.collect import Collected, Collector
+from repo_ray.training.dialogues import Episodes
 from repo_ray.training.loop import _unwrap
 
 CONFIG = Config.model_validate({"run": {"max_attempts": 3}, "dialogue": {"max_turns": 6}})
@@ -51,11 +52,11 @@ def episodes(monkeypatch: pytest.MonkeyPatch) -> list[FakeEpisode]:
     """Every episode that was opened, in order."""
     opened: list[FakeEpisode] = []
 
-    def reopen(config: Config, opening: Prompt) -> FakeEpisode:
+    def reopen(self: Episodes, opening: Prompt) -> FakeEpisode:
         opened.append(FakeEpisode(ANSWERS, opening.prompt_id))
         return opened[-1]
 
-    monkeypatch.setattr(collect, "reopen", reopen)
+    monkeypatch.setattr(Episodes, "reopen", reopen)
     return opened
 
 
@@ -171,6 +172,24 @@ def test_a_turn_whose_rollout_times_out_plays_the_episode_again() -> None:
     assert [e.rollout.attempt for e in collected.experiences] == [1, 1]
     assert collected.ledger.samples == 6
     assert not collected.ledger.invalid
+
+
+def test_a_hotelier_that_cannot_answer_costs_an_attempt(
+    episodes: list[FakeEpisode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = FakeEpisode.answer
+
+    async def failing(self: FakeEpisode, reply: str) -> bool:
+        if self.prompt_id == "episode-0" or len(episodes) <= 2:
+            raise HotelierError("timeout", "no answer within 60 s")
+        return await answer(self, reply)
+
+    monkeypatch.setattr(FakeEpisode, "answer", failing)
+    collected = batch(collector(fine))
+    assert [e.prompt.prompt_id for e in collected.experiences] == ["episode-1"]
+    assert collected.experiences[0].rollout.attempt == 1
+    assert collected.ledger.dropped == {"hotelier: timeout": 1}
+    assert collected.ledger.balanced
 
 
 def test_a_pool_that_gave_up_stops_the_batch_with_its_own_error() -> None:

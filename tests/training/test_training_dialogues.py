@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,23 @@ from dialogue_cases import END, START, FakeEpisode, between, encode, ids_of, rol
 from hypothesis import given
 from hypothesis import strategies as st
 
+from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.config.settings import EnhancementConfig
+from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.learner.ppo_learner import UpdateResult
 from repo_ray.learner.table import SampleUpdate
 from repo_ray.records import Message, Prompt, Reward, Rollout, Score, ScoreDetail, turn_rows
 from repo_ray.rewards.rescore import rescore
 from repo_ray.rewards.rules.registry import Rule
 from repo_ray.rewards.rules.rule_set import PointedRule, RuleSet
-from repo_ray.training.dialogues import Played, dialogue_experience, join, negotiate, play
+from repo_ray.training.dialogues import (
+    Episodes,
+    Played,
+    dialogue_experience,
+    join,
+    negotiate,
+    play,
+)
 from repo_ray.training.trajectories import write_trajectories
 
 OPENING = [
@@ -38,6 +48,7 @@ def playing(
     versions: list[int] | None = None,
     max_turns: int = 99,
     room: int = 10_000,
+    facts: tuple[str, ...] = ("Sell.",),
 ) -> Played:
     """Plays `replies` against `answers`."""
 
@@ -53,7 +64,8 @@ def playing(
             engine=f"rollout-{turn % 2}",
         )
 
-    return asyncio.run(play(FakeEpisode(answers), sample, encode, max_turns, room))
+    episode = FakeEpisode(answers, facts=facts)
+    return asyncio.run(play(episode, sample, encode, max_turns, room))
 
 
 def test_sampled_tokens_are_appended_and_only_they_count() -> None:
@@ -69,6 +81,19 @@ def test_sampled_tokens_are_appended_and_only_they_count() -> None:
     assert (rollout.sample_id, rollout.prompt_id, rollout.attempt) == ("3-0-2", "episode-7", 2)
     assert (rollout.text, rollout.finish_reason) == ("Hi\n380?", "stop")
     assert (rollout.engine, rollout.latency_s) == ("rollout-1, rollout-0", 1.0)
+
+
+def test_sampled_ids_stay_even_where_their_text_would_be_tokenised_otherwise() -> None:
+    spelled = (3_000_000, 3_000_001, END)  # two ids that decode to "Hi", and are no code of it
+
+    async def sample(turn: int, token_ids: list[int]) -> Rollout:
+        rollout = rollout_of("s", "p", 0, token_ids, "Hi")
+        return replace(rollout, token_ids=spelled)
+
+    episode = FakeEpisode(["Why?", "Fine."])
+    played = asyncio.run(play(episode, sample, encode, 9, 10_000))
+    assert played.rollouts[1].prompt_token_ids == (*OPENING, *spelled, *between("Why?"))
+    assert join("s", played)[0].token_ids == (*spelled, *between("Why?"), *spelled)
 
 
 def test_a_cut_reply_is_closed_by_a_token_that_the_loss_does_not_count() -> None:
@@ -96,6 +121,23 @@ def test_the_agent_has_today_s_facts_and_the_growing_conversation() -> None:
     )
 
 
+def test_new_facts_come_before_the_hotelier_s_message_and_only_when_they_are_new() -> None:
+    facts = ("Sell.", "Sell for 380.", "Sell for 380.", "Sold.")
+    played = playing(["a", "b", "c", "d"], ["w", "x", "y", "z"], facts=facts)
+    rollout, _ = join("s", played)
+    at = [10, START, *map(ord, "system\nSell for 380."), END, *between("w")]
+    then = [10, START, *map(ord, "system\nSold."), END, *between("y")]
+    assert rollout.token_ids == (
+        *(*ids_of("a"), *at),
+        *(*ids_of("b"), *between("x")),
+        *(*ids_of("c"), *then),
+        *ids_of("d"),
+    )
+    # For the scorers, today's facts stand at the head, as in the data that they were trained on.
+    assert [p.messages[0].content for p in played.prompts] == list(facts)
+    assert [m.role for m in played.prompts[3].messages].count("system") == 1
+
+
 def test_a_dialogue_stops_at_its_largest_number_of_turns() -> None:
     played = playing(["a", "b", "c"], ["x", "y", "z"], max_turns=2)
     assert len(played.rollouts) == 2
@@ -115,7 +157,7 @@ def test_an_episode_that_rewrites_what_was_said_is_refused() -> None:
     class Forgetful(FakeEpisode):
         async def answer(self, reply: str) -> bool:
             over = await super().answer(reply)
-            self.messages = (Message("system", "Buy."), *self.messages[1:])
+            self.chat = (Message("user", "Who is it?"), *self.chat[1:])
             return over
 
     async def sample(turn: int, token_ids: list[int]) -> Rollout:
@@ -178,7 +220,7 @@ def reward(total: float) -> Reward:
 
 
 def experience(place: Any) -> Any:
-    played = playing(["Hi", "380?"], ["Why?", "Fine."])
+    played = playing(["Hi", "380?"], ["Why?", "Fine."], facts=("Sell.", "Sell now."))
     scores = [
         (Score("judge", value, {"kind": ScoreDetail(value, "", 0.5)}), Score("rules", -5.0))
         for value in (10.0, 30.0)
@@ -188,7 +230,7 @@ def experience(place: Any) -> Any:
 
 def test_the_reward_of_each_turn_is_on_its_own_last_token() -> None:
     made = experience("turn")
-    end = 2 + len(between("Why?")) + 5
+    end = len(made.rollout.token_ids) - 1
     assert made.token_rewards == ((2, 1.0), (end, 3.0))
     assert made.reward == Reward(2.0, 1.0, 20.0, -5.0, 15.0, 1.5)
     assert [s.value for s in made.scores] == [10.0, -5.0, 30.0, -5.0]
@@ -202,6 +244,39 @@ def test_at_the_end_is_the_mean_of_the_turns() -> None:
     made = experience("end")
     assert made.token_rewards == ((len(made.rollout.token_ids) - 1, 2.0),)
     assert made.reward.total == 2.0
+
+
+# --- training episodes -------------------------------------------------------------------
+
+
+def episodes(seed: int) -> Episodes:
+    return Episodes(DialogueConfig(max_turns=3), seed)
+
+
+def test_openings_depend_on_run_seed_and_position_alone() -> None:
+    few, many = episodes(0).openings(4), episodes(0).openings(9)
+    assert many[:4] == few
+    assert len({p.prompt_id for p in many}) == 9
+    assert not {p.prompt_id for p in many} & {p.prompt_id for p in episodes(1).openings(9)}
+
+
+def test_an_opening_is_turned_back_into_its_own_negotiation() -> None:
+    """As a retry or a resumed run does: the same replies, the same dialogue."""
+    (opening,) = episodes(5).openings(1)
+    replies = ["Good morning, is it you who decides on the rates?", "Could you do 300 for T1?"]
+
+    async def talk() -> list[Prompt]:
+        episode = episodes(5).reopen(opening)
+        seen = [episode.prompt()]
+        for reply in replies:
+            await episode.answer(reply)
+            seen.append(episode.prompt())
+        return seen
+
+    once, again = asyncio.run(talk()), asyncio.run(talk())
+    assert once[0] == opening
+    assert once == again
+    assert len({p.messages for p in once}) == 3
 
 
 # --- evaluation --------------------------------------------------------------------------
@@ -239,7 +314,7 @@ def test_a_dialogue_s_row_is_its_last_turn_and_holds_all_of_them(tmp_path: Path)
     row = saved_row(tmp_path, "turn")
     assert (row["reply"], row["reward"], row["e_judge"]) == ("380?", 3.0, 30.0)
     assert json.loads(row["scores"])["judge"]["value"] == 30.0
-    assert [m["content"] for m in row["messages"]] == ["Sell.", "Hello?", "Hi", "Why?"]
+    assert [m["content"] for m in row["messages"]] == ["Sell now.", "Hello?", "Hi", "Why?"]
     assert json.loads(row["context"]) == {"turn": 1}
     assert row["token_rewards"][0] == {"token": 2, "reward": 1.0}
     assert len(row["advantages"]) == len(row["token_ids"]) == len(row["loss_mask"])
@@ -271,3 +346,14 @@ def test_rescoring_reads_dialogues_whole_and_turn_by_turn(tmp_path: Path) -> Non
     turns = rescore(turn_rows(row), rules, None, EnhancementConfig()).table.to_pylist()
     assert [(r["reply"], r["new_e_func"]) for r in turns] == [("Hi", -50.0), ("380?", 0.0)]
     assert turns[0]["new_rules"] == "short -50: 2 messages"
+
+
+def test_the_gold_curve_reads_dialogues_whole_and_turn_by_turn(tmp_path: Path) -> None:
+    row = saved_row(tmp_path, "turn")
+    first, second = turn_rows(row)
+    alone = [gold_curve([r], {})[0]["gold_score"] for r in (first, second)]
+    (whole,) = gold_curve([row], {})
+    assert (whole["step"], whole["gold_score"]) == (4.0, alone[1])
+    (both,) = gold_curve([first, second], {})
+    assert both["gold_score"] == pytest.approx(sum(alone) / 2)
+    assert alone[0] != alone[1]
