@@ -154,7 +154,9 @@ def test_only_prompts_with_both_scores_count() -> None:
     assert found is not None
     assert found.prompts == 8
     kept = [r for i, r in enumerate(after[:-1]) if i != 3]
-    mean = np.mean([r["gold_score"] - before[int(r["dialogue_id"][1:])]["gold_score"] for r in kept])
+    mean = np.mean(
+        [r["gold_score"] - before[int(r["dialogue_id"][1:])]["gold_score"] for r in kept]
+    )
     assert found.gold.value == pytest.approx(mean)
 
 
