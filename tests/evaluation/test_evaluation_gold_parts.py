@@ -225,19 +225,86 @@ def test_gold_reaches_no_reward_rubric_or_data_builder() -> None:
             assert not [w for w in forbidden if w in path.read_text()], path
 
 
-def test_no_reward_or_data_builder_reaches_gold() -> None:
-    for room in ("rewards", "negotiation", "algorithms", "models", "learner"):
+def test_gold_is_code_alone() -> None:
+    """No data file beside it that another room could read as well."""
+    files = [p for p in (PACKAGE / "evaluation" / "gold").rglob("*") if p.is_file()]
+    assert {p.suffix for p in files if "__pycache__" not in p.parts} == {".py"}
+
+
+#: Rooms that make or use training data and rewards, the simulated hotelier included.
+TRAINING = (
+    "rewards", "negotiation", "algorithms", "models", "learner", "rollouts", "actors", "training",
+    "data", "config",
+)  # fmt: skip
+
+
+def test_nothing_of_training_reaches_gold() -> None:
+    assert (PACKAGE / "negotiation" / "hotelier").is_dir()
+    for room in TRAINING:
         for path in _reachable(sorted((PACKAGE / room).rglob("*.py"))):
-            assert "gold" not in path.relative_to(PACKAGE).parts, (room, path)
+            assert path.relative_to(PACKAGE).parts[0] != "evaluation", (room, path)
 
 
-#: Numbers, months, negations and conjunctions: whoever reads English has these, and there are no others.
+def test_the_other_evaluators_reach_no_reward_or_data_builder() -> None:
+    own = (
+        "agreement",
+        "bootstrap",
+        "evaluate",
+        "llm_evaluator",
+        "measures",
+        "negotiations",
+        "uses",
+    )
+    reached = _reachable([PACKAGE / "evaluation" / f"{name}.py" for name in own])
+    rooms = {p.relative_to(PACKAGE).parts[0] for p in reached}
+    assert rooms <= {"evaluation", "records.py", "fencing.py", "__init__.py"}
+
+
+def _functions(folder: Path) -> dict[str, str]:
+    """Code of every function of at least three statements, without names and docstrings."""
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.FunctionDef)
+                and sum(isinstance(n, ast.stmt) for n in ast.walk(node)) >= 4
+            ):
+                body = [
+                    s
+                    for s in node.body
+                    if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+                ]
+                code = "".join(ast.dump(s, annotate_fields=False) for s in body)
+                names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                for name in sorted(names, key=len, reverse=True):
+                    code = code.replace(f"'{name}'", "'_'")
+                found[code] = f"{path.name}:{node.name}"
+    return found
+
+
+def test_gold_shares_no_function_with_training() -> None:
+    own = _functions(PACKAGE / "evaluation" / "gold")
+    assert len(own) > 40
+    for room in TRAINING:
+        theirs = _functions(PACKAGE / room)
+        shared = [(own[code], theirs[code]) for code in own.keys() & theirs.keys()]
+        assert not shared, shared
+
+
+#: Numbers, months, negations, conjunctions, articles, pronouns, auxiliaries and prepositions: closed
+#: classes. Whoever reads English has these, and there are no others.
 CLOSED = frozenset(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy "
     "eighty ninety hundred thousand january february march april may june july august "
     "september october november december and but or so than while whereas against versus not "
-    "no never cannot unable unless without once until if".split()
+    "no never cannot unable unless without once until if "
+    "a an the i me my mine we us our ours you your yours he him his she her it its they them their "
+    "this that these those who whom whose which what when where why how there here "
+    "am is are was were be been being do does did have has had can could will would shall should "
+    "may might must of in on at by for from with to into onto out up down over under about as also "
+    "i'm i'd i'll i've we're we'd we'll we've you're you'll you've it's that's let's there's "
+    "don't doesn't didn't can't couldn't won't wouldn't isn't aren't".split()
 )
 
 

@@ -1,61 +1,41 @@
-"""What a reply does: which amounts it names, as which price, of which ticket, and to what end."""
+"""What a reply does, sentence by sentence: states, asks, accepts, claims, declines, confirms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from repo_ray.evaluation.gold.amounts import Amount, find_amounts
-from repo_ray.evaluation.gold.scenario import Item, Scenario
-
-Role = Literal["selling", "competitor", "net", "unsaid"]
-Act = Literal["states", "asks", "accepts", "claims_consent", "declines", "confirms"]
+from repo_ray.evaluation.gold.mentions import (
+    Act,
+    Mention,
+    coordinate,
+    mention_of,
+    role_of,
+    ticket_spots,
+)
+from repo_ray.evaluation.gold.scenario import Scenario
 
 _SENTENCE = re.compile(
     r"[^.!?。！？\n]*(?:[.!?。！？](?=\d)[^.!?。！？\n]*)*(?:[.!?。！？…]+|\n|$)"
 )
-_BREAK = re.compile(
-    r"[,;:—–]|\b(?:while|but|whereas|against|versus|vs|and|so|compared|than|though|when|with)\b",
-    re.IGNORECASE,
-)
-
-_ROLE_CUES: dict[Role, re.Pattern[str]] = {
-    "competitor": re.compile(
-        r"\b(?:competit\w+|elsewhere|rivals?|(?:other|another|different|rival) (?:\w+ )?"
-        r"(?:platforms?|channels?|sites?|apps?|websites?|otas?|agenc\w+|pages?|places?)|others|"
-        r"the market|market price|comparable (?:hotels|rooms))\b",
-        re.IGNORECASE,
-    ),
-    "selling": re.compile(
-        r"\b(?:selling price|we sell (?:\w+ ){0,3}(?:for|at)|sale price|retail(?: price)?|"
-        r"display(?:ed)? (?:price )?|list(?:ed|ing)? price|shelf price|guest price|public price|"
-        r"(?:on|through|via) (?:our|ours|my) \w+|our (?:page|platform|app|site|listing|price|rate|display)|"
-        r"with us|ours (?:is|shows|at)|we (?:show|list|sell|display)|listed (?:here|with us)|"
-        r"on our side|here|our (?=[\d¥])|ours)\b|\bour (?=[\d¥])",
-        re.IGNORECASE,
-    ),
-    "net": re.compile(
-        r"\b(?:net(?: price| rate)?|settle(?:ment)?(?: price| rate)?|base (?:price|rate)|cost price|contract(?:ed)? (?:price|rate)|"
-        r"your (?:price|rate|offer|quote|number|figure) (?:to|for) us|you(?:'re| are)? (?:give|giving|charge|"
-        r"charging|offer|offering|quote|quoted)(?: us)?|we pay you|your (?:quote|offer|\d))\b",
-        re.IGNORECASE,
-    ),
-}
-
 _ASK = re.compile(
     r"\b(?:could|can|would|will|might|may) (?:you|we|it|that|this|your|the|\d+|[a-z]+ \w+ (?:be|go|come))\b"
     r"|\b(?:may|might|shall|could|can|should) (?:i|we)\b"
     r"|\b(?:please|hop(?:e|ing)|request\w*|propos\w+|suggest\w*|aim(?:ing)?|wonder\w*|how about|what about|"
     r"what if|any (?:chance|room|way|possib\w+)|possible|consider|is it possible|would like|i'd like|"
     r"we'd like|looking (?:for|at)|ask(?:ing)?|need(?:s)? (?:the|your|it|you|a)|if you|if we|if the|if it|if your|let's try|"
-    r"willing to|open to|would (?:really |truly |greatly )?(?:work|help|be (?:ideal|great|perfect|helpful))|meet (?:me|us)|"
-    r"bring\w*|lower\w*|reduc\w+|drop(?:ping)?|adjust\w*|trim\w*|come down|go down|move (?:down|closer)|match)\b",
+    r"willing to|open to|would (?:really |truly |greatly )?(?:work|help|be (?:ideal|great|perfect|helpful))|meet (?:me|us))\b",
+    re.IGNORECASE,
+)
+#: Asking without courtesy: `Bring it down to 380.` A lower price as a subject asks for nothing.
+_ASK_VERB = re.compile(
+    r"\b(?:bring\w*|lower\w*|reduc\w+|drop(?:ping)?|adjust\w*|trim\w*|come down|go down|move (?:down|closer)|match)\b",
     re.IGNORECASE,
 )
 _LOWER = re.compile(
-    r"\b(?:lower\w*|reduc\w+|drop(?:ping)?|come down|go down|cut|decreas\w+|adjust\w*|trim\w*|shave|"
+    r"\b(?:lower\w*|reduc\w+|drop(?:ping)?(?! (?:you|me|us|by|in)\b)|come down|go down|cut|decreas\w+|adjust\w*|trim\w*|shave|"
     r"(?:a (?:bit|little)|some|any) (?:more )?(?:lower|less|better|room|flexib\w+|down)|better (?:net )?(?:price|rate|offer|deal)|"
     r"bring\w* (?:\w+ ){0,5}down|further|closer|down to|room (?:to|for|on)|flexib\w+|discount|meet (?:me|us))\b",
     re.IGNORECASE,
@@ -69,7 +49,7 @@ _ACCEPT = re.compile(
     r"(?: \w+ly| so| now| just| \w+ to)*"
     r" (?:accept(?!ed a)|take (?:it|that|this|the|your|you|\d+|[¥￥]\d+|cny)|go (?:with|ahead with)|agree\b|confirm(?:ed)?\b"
     r"|lock\w*|settle\w*|proceed|approve|fix|finali[sz]e|set|note|record|register)\b"
-    r"|\b(?:deal|agreed|accepted|confirmed|settled|locked in|done|it's a deal)\b(?! with)"
+    r"|\b(?:deal|agreed|accepted|confirmed|settled|locked in|done|it's a deal)\b(?! with (?!thanks|pleasure|gratitude|great|many))"
     r"|\bworks? (?:very |perfectly |really )?(?:well |fine |great |perfectly )?(?:for|on) (?:us|me|our)\b|\bworks (?:well|great|perfectly)\b"
     r"|\b(?:is|'s|sounds|looks|that's) (?:just )?(?:fine|great|perfect|good|acceptable|settled|exactly right|agreed|confirmed|done)\b"
     r"|\blet's (?:go with|lock|settle|confirm|fix|proceed|do|call it|make it|finali[sz]e|set|close|keep it)\b"
@@ -77,6 +57,27 @@ _ACCEPT = re.compile(
     r"(?:record|note|enter|update|put|lock|book|set|file|submit|load|register|updating|recording|setting|entering|locking|confirming)"
     r"\b(?! (?:with|whether|if))"
     r"|\b(?:cny|yuan|¥|￥)? ?\d{2,5} (?:yuan |net )?it is\b",
+    re.IGNORECASE,
+)
+#: A price that is being changed, by whoever does it: what is done needs no consent any more.
+_CHANGED = re.compile(
+    r"\b(?:(?:i|we|they|system|colleagues?|team|manager|desk|assistant|price|rate|room|it|net|twin|king|queen|double|triple|studio|suite|that|this|\d+)"
+    r"(?:'ve|'s|'m|'re|'ll)?(?: (?:am|are|is|was|will|has|have|had|be|been|being|now|just|already|right|away|then|to|get|gets))*"
+    r" (?:put(?:ting)?|chang(?:es|ed|ing)|set(?:ting)?|enter(?:ed|ing)?|updat(?:e|ed|ing)|switch(?:ed|ing)?|load(?:ed|ing)?|fix(?:ed|ing)|adjust(?:ed|ing)|mov(?:ed|ing)|lower(?:ed|ing)|reduc(?:ed|ing)|record\w*|register\w*|"
+    r"sav(?:ed|ing)|appli(?:ed|es)|activ\w+|book(?:ed|ing)|writ(?:ing|ten)|not(?:ed|ing)|filed?|signed|stands?|takes? effect|goes live|went live|go live|effective|in (?:place|the system|force))"
+    r"|(?:as|like) (?:we |you )?(?:have |had |'ve )?(?:discussed|arranged|promised|settled|wished|wanted|requested|asked|instructed|said|told)"
+    r"|per our|our (?:agreement|arrangement|deal)|(?:on|to) record|goes live|with immediate effect)\b",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(
+    r"\b(?:(?:could|can|would|will|might|may) (?:you|we|i|it|that|this|your|there)|please|hop(?:e|ing)|propos\w+|suggest\w*|"
+    r"i'd|we'd|let's|let us|how about|what about|what if|want(?:ed)? to (?:ask|see)|would|should|could|might)\b",
+    re.IGNORECASE,
+)
+#: A price that is wished for: `462 net would bring it level`, `I had 380 in mind`.
+_PROPOSED = re.compile(
+    r"\b(?:would|could|might|i'd|we'd|think(?:ing)? (?:of|about)|in mind|ideal\w*|hop(?:e|ing)|wish\w*|aim\w*|proposal|suggestion|idea|"
+    r"try(?:ing)?|looking for|ask(?:ing)? (?:for|about)|after|want|need|like to|what i)\b|'d ",
     re.IGNORECASE,
 )
 _WEAK_ACCEPT = re.compile(r"\b(?:fine|great|good|perfect|done|deal|right)\b", re.IGNORECASE)
@@ -97,47 +98,38 @@ _NEGATED = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(
-    r"\b(?:if|(?<!at )once|should you|provided|as long as|in case)\b", re.IGNORECASE
+    r"\b(?:if|(?<!at )once(?! (?:it|that|this|everything|all|more|again))|should you|provided|as long as|in case)\b",
+    re.IGNORECASE,
 )
 _DEFERS = re.compile(
     r"\b(?:confirm|check|discuss|talk|review) (?:it |this |that )?(?:with|whether|if|internally)\b|"
     r"\b(?:take your time|no rush|no hurry|no problem|no pressure)\b",
     re.IGNORECASE,
 )
-_ASK_PREPOSITION = re.compile(
-    r"\b(?:to|at|of|for|do|does|accept|offer|give us|with|around|about|near|toward\w*|reach|try|consider|"
-    r"like|is|be|meet (?:us|me)|on|as low as|below|under|just|only|exactly|even|net|price|it|how about|"
-    r"what about|think of|say)\s*(?:a |about |around |just |only )*(?:net )?(?:cny|rmb|yuan|[¥￥])?\s?$",
+_OPENS_ASK = re.compile(
+    r"(?:so |and |but |then |now |perhaps |maybe )*(?:(?:could|would|can|will|may|might|shall|should|couldn't|wouldn't) "
+    r"(?:you|we|i|it|that|this|there|your|the|a|an|going|setting|\d)|(?:how|what) about|what if|is (?:there|it|that)|are you|do you|any (?:chance|way|room))",
     re.IGNORECASE,
 )
-_FROM = re.compile(
-    r"\b(?:from|current\w*|now|instead of|than|not)\s*(?:at |is |of )?(?:the )?(?:cny|rmb|[¥￥])?\s?$",
+_CLAUSE = re.compile(
+    rf"\s*[,;–—]\s+(?={_OPENS_ASK.pattern}\b)|,?\s+(?=(?:since|because|given|considering|now that|seeing that|seeing as)\b)",
     re.IGNORECASE,
 )
-_JOINED = re.compile(
-    r"\s*(?:net |yuan |a night |per night )*(?:(?:for|on) [^.;:?!]{1,40})?(?:,|,? and)\s*(?:cny|rmb|[¥￥])?\s?",
+#: A bare amount with a cheer is a yes: `Perfect, 378 net for the king`.
+_CHEER = re.compile(
+    r"^\W*(?:(?:thank\w*|thanks|thank you|ok(?:ay)?|alright|all right|oh|and|many thanks|so|yes)[, !.]+)*(?:perfect|great|fantastic|wonderful|excellent|super|brilliant|lovely|splendid|superb|deal|done|good|then|so be it)\b"
+    r"|\b(?:it shall be|it will be|it is|then it's|so it's|we have|we've got|i'm on it|on it)\b",
     re.IGNORECASE,
 )
-_FOR = re.compile(
-    r"\s*(?:net|yuan|rmb|a night|per night|\s)*\s*(?:for|on)\s+(?:the |your )?", re.IGNORECASE
+_RESERVED = re.compile(
+    r"\b(?:but|still|however|though|although|start|high\w*|above|closer|step|stretch|far|too|only|from|than|not|can't|cannot|elsewhere|see|offer\w*|quote\w*|said|mention\w*|moving|progress)\b|n't\b",
+    re.IGNORECASE,
 )
 _COLLECTIVE = re.compile(
     r"\b(?:both|each|every|all (?:of )?(?:the|your|three|two|four|room|ticket|these|types|rooms)|everything|the (?:two|three|four) (?:rooms?|types?|tickets?|prices?|of them)|"
     r"respectively|either)\b",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """One amount in the reply. `ticket` is None when the words leave it open."""
-
-    value: int
-    role: Role
-    act: Act
-    ticket: str | None
-    difference: bool
-    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +171,22 @@ def split_sentences(text: str) -> list[str]:
     return [s.strip() for s in _SENTENCE.findall(text) if s.strip()]
 
 
+def split_clauses(sentence: str) -> list[str]:
+    """A sentence cut before a polite question and before a trailing reason.
+
+    `The place next door has 360, could you do 380, since guests compare?` states, asks, states.
+    """
+    parts = _CLAUSE.split(sentence)
+    if len(parts) == 1 or not sentence.rstrip().endswith(("?", "？")):
+        return [sentence]
+    asking = next((i for i, p in enumerate(parts) if _OPENS_ASK.match(p)), len(parts) - 1)
+    return [
+        part.rstrip(" ,;?？") + ("?" if i == asking else ".")
+        for i, part in enumerate(parts)
+        if part
+    ]
+
+
 def read_reply(text: str, scenario: Scenario) -> Reply:
     """Reads acts, amounts, roles and tickets; a ticket named once holds until another is."""
     sentences: list[Sentence] = []
@@ -186,17 +194,21 @@ def read_reply(text: str, scenario: Scenario) -> Reply:
     current: str | None = scenario.pending[0].ticket if len(scenario.pending) == 1 else None
     if len(scenario.items) == 1:
         current = scenario.items[0].ticket
-    for raw in split_sentences(text):
-        spots = _ticket_spots(raw, scenario)
+    texts = [c for s in split_sentences(text) for c in split_clauses(s)]
+    for number, raw in enumerate(texts):
+        spots = ticket_spots(raw, scenario)
         covered.update(t for _, t in spots)
         if _COLLECTIVE.search(raw):
             covered.update(item.ticket for item in scenario.pending)
         act = _sentence_act(raw)
         amounts = find_amounts(raw)
-        mentions = _coordinate(
+        if act == "states" and _proposes(raw, texts[number + 1 :], amounts, scenario):
+            act = "asks"
+        mentions = coordinate(
             raw,
             amounts,
-            [_mention(raw, amount, act, spots, current, scenario) for amount in amounts],
+            [mention_of(raw, amount, act, spots, current, scenario) for amount in amounts],
+            {i.quote for i in scenario.items if i.quote is not None},
         )
         if spots:
             tickets = {t for _, t in spots}
@@ -207,18 +219,16 @@ def read_reply(text: str, scenario: Scenario) -> Reply:
     return Reply(text, tuple(sentences), frozenset(covered))
 
 
-def _coordinate(
-    sentence: str, amounts: Sequence[Amount], mentions: Sequence[Mention]
-) -> tuple[Mention, ...]:
-    """`380 for the king and 276 for the twin`: the second amount is what the first one is."""
-    result: list[Mention] = []
-    for i, mention in enumerate(mentions):
-        if i and mention.role == "unsaid" and not mention.difference:
-            between = sentence[amounts[i - 1].end : amounts[i].start]
-            if _JOINED.fullmatch(between) and not result[-1].difference:
-                mention = replace(mention, role=result[-1].role, act=result[-1].act)
-        result.append(mention)
-    return tuple(result)
+def _proposes(
+    sentence: str, following: Sequence[str], amounts: Sequence[Amount], scenario: Scenario
+) -> bool:
+    """A new amount put forward: in the conditional, or with a question about it right after."""
+    known = {v for i in scenario.items for v in i.facts}
+    new = [a for a in amounts if not a.difference and a.value not in known]
+    if not any(role_of(sentence, a, scenario.items) in ("net", "unsaid") for a in new):
+        return False
+    asked = [s for s in following[:2] if s.rstrip().endswith(("?", "？"))]
+    return bool(_PROPOSED.search(sentence)) or any(not find_amounts(s) for s in asked)
 
 
 def _sentence_act(sentence: str) -> Act:
@@ -243,90 +253,25 @@ def _sentence_act(sentence: str) -> Act:
             return "accepts"
         if conditional:
             return "asks"
+    if not question and find_amounts(sentence) and _CHANGED.search(sentence):
+        undone = (_NEGATED, _CONDITION, _REQUEST, _DEFERS)
+        if not any(p.search(sentence) for p in undone):
+            return "accepts"
+    if (
+        not question
+        and find_amounts(sentence)
+        and _CHEER.search(sentence)
+        and not any(p.search(sentence) for p in (_RESERVED, _CONDITION, _REQUEST))
+    ):
+        return "accepts"
     if question and re.search(
         r"\bconfirm\w*|\bcorrect\b|\bis that right|, right\b", sentence, re.I
     ):
         return "confirms"
-    asks = _ASK.search(sentence) or (question and find_amounts(sentence))
+    bare = _ASK_VERB.search(sentence)
+    asks = (
+        _ASK.search(sentence)
+        or (question and find_amounts(sentence))
+        or (bare and (question or bare.start() < 5 or find_amounts(sentence)))
+    )
     return "asks" if asks else "states"
-
-
-def _ticket_spots(sentence: str, scenario: Scenario) -> list[tuple[int, str]]:
-    """(position, ticket) of each ticket named by id or by words of its room name, in order."""
-    spots = []
-    for item in scenario.items:
-        names = [rf"\b{re.escape(item.ticket)}\b"]
-        if item.room:
-            names.append(rf"\b{re.escape(item.room)}s?\b")
-        names += [rf"\b{re.escape(w)}s?\b" for w in scenario.room_words.get(item.ticket, ())]
-        spots += [
-            (m.start(), item.ticket) for n in names for m in re.finditer(n, sentence, re.IGNORECASE)
-        ]
-    return sorted(set(spots))
-
-
-def _mention(
-    sentence: str,
-    amount: Amount,
-    act: Act,
-    spots: Sequence[tuple[int, str]],
-    current: str | None,
-    scenario: Scenario,
-) -> Mention:
-    ticket = _nearest_ticket(sentence, amount, spots, current)
-    role = _role(sentence, amount)
-    before = sentence[: amount.start]
-    own_act = act
-    if amount.difference:
-        own_act = "states"
-    elif act in ("asks", "confirms"):
-        candidates = [scenario.item(ticket)] if ticket else list(scenario.items)
-        stated = (
-            _FROM.search(before) is not None
-            or (role in ("selling", "competitor") and _is_fact(amount.value, role, candidates))
-            or (role == "net" and any(i.net == amount.value for i in candidates))
-        )
-        asked = _ASK_PREPOSITION.search(before) is not None
-        known = any(amount.value in i.facts and amount.value != i.quote for i in candidates)
-        if stated or (known and not asked and role != "net"):
-            own_act = "states"
-        elif act == "confirms" and all(amount.value != i.quote for i in candidates):
-            own_act = "asks"
-    elif act in ("accepts", "claims_consent") and role in ("selling", "competitor"):
-        own_act = "states"
-    return Mention(amount.value, role, own_act, ticket, amount.difference, sentence)
-
-
-def _is_fact(value: int, role: Role, items: Sequence[Item]) -> bool:
-    return any(value == (i.selling if role == "selling" else i.competitor) for i in items)
-
-
-def _nearest_ticket(
-    sentence: str, amount: Amount, spots: Sequence[tuple[int, str]], current: str | None
-) -> str | None:
-    """The ticket named last before the amount, else the next one after it (`380 for the king`)."""
-    before = [t for position, t in spots if position < amount.start]
-    after = [t for position, t in spots if position >= amount.end and position - amount.end < 25]
-    following = next((position for position, _ in spots if position >= amount.end), None)
-    if following is not None and _FOR.fullmatch(sentence[amount.end : following]):
-        return after[0] if after else current
-    if before:
-        return before[-1]
-    return after[0] if after else current
-
-
-def _role(sentence: str, amount: Amount) -> Role:
-    """The price that the nearest cue names; a clause border or another amount between counts far."""
-    best: tuple[float, Role] = (60.0, "unsaid")
-    others = [a for a in find_amounts(sentence) if a != amount]
-    for role, pattern in _ROLE_CUES.items():
-        for cue in pattern.finditer(sentence):
-            if cue.end() <= amount.start:
-                low, high = cue.end(), amount.start
-            else:
-                low, high = amount.end, cue.start()
-            distance = float(max(high - low, 0))
-            distance += 45 * sum(low <= a.start < high for a in others)
-            distance += 40 * len(_BREAK.findall(sentence[low:high])) if high > low else 0
-            best = min(best, (distance, role))
-    return best[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 
 _UNITS = {
     w: i
@@ -60,8 +61,9 @@ _DATE = re.compile(
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s?(?:%|percent\b|per cent\b)", re.IGNORECASE)
 #: What a number counts when it is not money.
 _COUNTED = re.compile(
-    r"[\s-]*(?:nights?|rooms?|days?|hours?|hrs?|minutes?|mins?|weeks?|months?|years?|guests?|"
-    r"people|stars?|tickets?|types?|bookings?|orders?|reviews?|times?|x\b|[ap]\.?m\b|:\d\d|st\b|nd\b|"
+    r"[\s-]*(?:nights?|rooms?|beds?|floors?|metres?|meters?|km|square|days?|hours?|hrs?|minutes?|mins?|weeks?|months?|years?|guests?|"
+    r"adults?|children|kids|couples?|families|people|others|hotels?|platforms?|sites?|apps|pages?|pictures?|clicks?|views?|calls?|questions?|steps?|"
+    r"stars?|tickets?|types?|bookings?|orders?|reviews?|times?|x\b|[ap]\.?m\b|:\d\d|st\b|nd\b|"
     r"rd\b|th\b|%|percent|per cent|points?)",
     re.IGNORECASE,
 )
@@ -89,7 +91,8 @@ class Amount:
     difference: bool
 
 
-def find_amounts(text: str) -> list[Amount]:
+@lru_cache(maxsize=4096)
+def find_amounts(text: str) -> tuple[Amount, ...]:
     """Money amounts in order of appearance; dates, counts, percentages and ids are left out."""
     taken = [m.span() for m in _DATE.finditer(text)] + [m.span() for m in _PERCENT.finditer(text)]
 
@@ -110,14 +113,15 @@ def find_amounts(text: str) -> list[Amount]:
             or (value < 60 and not difference)
         ):
             continue
-        found.append(Amount(round(value), start, end, difference))
+        # No room costs less than 60 yuan, so "the 9 yuan in between" is a gap.
+        found.append(Amount(round(value), start, end, difference or value < 60))
     for match in _SPELLED.finditer(text):
         value_or_none = spelled_value(match.group())
         if value_or_none is None or value_or_none < 60 or _COUNTED.match(text, match.end()):
             continue
         start, end = match.span()
         found.append(Amount(value_or_none, start, end, _is_difference(text, start, end, 1e9)))
-    return sorted(found, key=lambda a: a.start)
+    return tuple(sorted(found, key=lambda a: a.start))
 
 
 def _is_difference(text: str, start: int, end: int, value: float) -> bool:

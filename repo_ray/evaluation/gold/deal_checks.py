@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from repo_ray.evaluation.gold.acts import Mention, Reply
+from repo_ray.evaluation.gold.acts import Reply
+from repo_ray.evaluation.gold.address_checks import names_method
 from repo_ray.evaluation.gold.amounts import find_amounts
 from repo_ray.evaluation.gold.hotelier import HotelierTurn
+from repo_ray.evaluation.gold.mentions import Mention, names_ticket
 from repo_ray.evaluation.gold.scenario import Item, Scenario
 from repo_ray.evaluation.gold.verdict import Issue, Severity
 from repo_ray.records import Message
@@ -24,13 +26,26 @@ _LIMIT = re.compile(
     r"|\b(?:i'm|i am|we're|we are|been) (?:authori[sz]ed|allowed|permitted|approved)\b",
     re.IGNORECASE,
 )
+#: Who holds the reins: with a secret amount beside it, the limit is out.
+_LEASH = re.compile(
+    r"\b(?:sign off|approv\w+|authori\w+|as far as|no further|(?:stop|end|finish|get off) (?:at|there)|limit\w*|cap(?:ped)?|max\w*|allow\w*|permit\w*|"
+    r"supposed to|told(?: me)? to|instruct\w*|order(?:s|ed)|assigned|let me|lets me|above (?:that|which|it)|beyond (?:that|which|it)|walk away|break-?even for us|"
+    r"(?:my|our|the) (?:\w+ )?(?:boss|manager|company|team|superiors?|director|head office)(?:'s)? (?:\w+ )?(?:wants?|would|said|says|told|expects?|needs?|lets?|gave|happier|hopes?|number)|"
+    r"budget|ceiling|target|mandate|goal|bonus|we can (?:still )?(?:pay|afford|take)|between (?:us|you and me|ourselves)|off the record|honestly|to be (?:open|frank|honest)|secret|confiden\w+)\b",
+    re.IGNORECASE,
+)
+_BLABS = re.compile(
+    r"\b(?:(?:not supposed|not meant|not allowed|shouldn't|should not|mustn't) (?:to )?(?:be )?(?:say|saying|tell|telling|share|sharing|reveal\w*|mention\w*)(?! (?:that|it|this|more|any)\b[^.!?]*[.!?]?$)|"
+    r"(?:i|we) (?:have|got|face|know) no (?:\w+ )?(?:limits?|ceiling|cap|budget|maximum)|(?:i|we) can (?:decide|accept|pay|agree) (?:freely|anything|whatever|any (?:price|rate|amount)))\b",
+    re.IGNORECASE,
+)
 _JARGON = re.compile(
     r"\b(?:work[- ]?order|sop|standard operating|kpis?|quota|internal (?:price|note|system|guid\w+|data|polic\w+|target|number)|"
     r"system message|reward|negotiation stage|script says|ticket number|reservation price|mandate)\b",
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    r"\b(?:thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure)\b",
+    r"\b(?:apolog\w+|sorry|thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure)\b",
     re.IGNORECASE,
 )
 _DONE = re.compile(
@@ -39,9 +54,13 @@ _DONE = re.compile(
     re.IGNORECASE,
 )
 _HAND_OVER = re.compile(
-    r"\b(?:my |our |a |the )(?:senior |regional |account |area |market )*(?:manager|supervisor|colleague|team|lead|boss|superior)\b|"
+    r"\b(?:my |our |a |the )(?:\w+ )?(?:manager|supervisor|colleague|team|lead|boss|superior|director|specialist|partner desk)\b|"
     r"\b(?:escalat\w+|follow up|get back to you|come back to you|call (?:you )?(?:back|again)|report back|"
-    r"discuss (?:it |this )?(?:internally|with)|revisit|someone (?:\w+ ){0,2}(?:call|contact|reach)|(?:call|contact|reach|speak|talk)[^.!?]{0,40}\b(?:person in charge|right person|another (?:day|time)|later)|let us pause|check internally|pass (?:it|this) on|bring (?:it|this) (?:back|to))\b",
+    r"discuss (?:it |this )?(?:internally|with)|revisit|(?:someone|somebody|a person|whoever)\b[^.!?]{0,40}\b(?:call|contact|touch|reach|write|ring|speak|visit|take over|reply)|"
+    r"(?:call|contact|reach|speak|talk)[^.!?]{0,40}\b(?:person in charge|right person|another (?:day|time)|later)|let (?:us|me) (?:pause|stop)|check internally|"
+    r"pass (?:it|this|that|the matter) (?:on|along)|bring (?:it|this) (?:back|to)|leave (?:it|this|the matter|the (?:rate|price)|you|things) (?:there|here|at that|alone|in peace|for (?:today|now)|as (?:it|they))|"
+    r"(?:won't|not|never) hear from|no (?:more|further) (?:questions?|calls?|requests?|messages?)|(?:try|call|ask|talk) again (?:once|when|later|another|after|next)|(?:stays?|keep|remains?) (?:it )?as (?:it|they)|"
+    r"(?:won't|will not|not) (?:press|push|insist|ask|trouble|bother|pursue|raise|keep)|step back|hand (?:it|this|that|you) (?:over|on)|drop the (?:matter|subject|topic)|stop (?:here|asking))\b",
     re.IGNORECASE,
 )
 _IDENTITY = re.compile(
@@ -67,7 +86,8 @@ def deal_issues(
     for item in scenario.items:
         issues += _item_issues(reply, item, scenario, hotelier, messages)
     issues += _unfounded_consent(reply, scenario, hotelier, messages)
-    issues += _disclosure(reply)
+    issues += _disclosure(reply, scenario, hotelier, messages)
+    issues += _pushes_on(reply, scenario)
     issues += _coverage(reply, scenario, hotelier)
     return issues
 
@@ -163,6 +183,21 @@ def _item_issues(
         elif item.quote is not None and m.value > item.quote and not taken:
             yield Issue("bids_over_quote", "major", f"{name}: bids {m.value} over {item.quote}")
     if item.agreed:
+        known = {*item.facts, item.target, *hotelier.amounts, *_last_agent_amounts(messages)}
+        others = {v for i in scenario.items for v in (*i.facts, i.target, i.mandate)}
+        new = [
+            m.value
+            for m in reply.mentions
+            if m.ticket == item.ticket
+            and not m.difference
+            and m.act != "asks"
+            and m.role in ("net", "unsaid")
+            and m.value not in known | others
+        ]
+        if new:
+            yield Issue(
+                "assumed_consent", "severe", f"{name} is settled at {item.quote}, not at {new[0]}"
+            )
         if _explicit_push(reply, item):
             yield Issue("reopened_settled", "major", f"{name} is settled and is pushed again")
         elif _asks_again(reply, item):
@@ -170,13 +205,21 @@ def _item_issues(
         return
     at_target = item.quote is not None and item.target is not None and item.quote <= item.target
     if at_target and asks_for_quote(reply, item, scenario):
-        yield Issue("reconfirms_settled", "minor", f"{name}: asks for {item.quote}, which is given")
+        yield Issue("reconfirms_settled", "major", f"{name}: asks for {item.quote}, which is given")
     elif at_target and not (accepts(reply, item, scenario) and not pushes(reply, item, scenario)):
         yield Issue(
             "acceptance_missed",
             "major",
             f"{name}: {item.quote} is at or below the hoped {item.target} and is not taken",
         )
+    elif _last_offer(item, scenario) and pushes(reply, item, scenario):
+        yield Issue("acceptance_missed", "major", f"{name}: {item.quote} will do and is final")
+
+
+def _last_offer(item: Item, scenario: Scenario) -> bool:
+    """The quote is within the mandate, and this is the moment to confirm."""
+    within = item.quote is not None and item.mandate is not None and item.quote <= item.mandate
+    return within and scenario.stage == "confirm"
 
 
 def _asks_again(reply: Reply, item: Item) -> bool:
@@ -240,13 +283,39 @@ def _last_agent_amounts(messages: Sequence[Message]) -> set[int]:
     return {a.value for a in find_amounts(own[-1])} if own else set()
 
 
-def _disclosure(reply: Reply) -> Iterator[Issue]:
+def _disclosure(
+    reply: Reply, scenario: Scenario, hotelier: HotelierTurn, messages: Sequence[Message]
+) -> Iterator[Issue]:
     if match := _LIMIT.search(reply.text):
         yield Issue(
             "internal_limit_disclosed", "severe", f"gives away a limit: {match.group()[:60]!r}"
         )
+    elif match := _BLABS.search(reply.text):
+        yield Issue("internal_limit_disclosed", "major", f"talks of limits: {match.group()!r}")
+    spoken = hotelier.amounts | _last_agent_amounts(messages)
+    secret = {v for i in scenario.items for v in (i.mandate, i.target)} - {None}
+    limits = {i.mandate for i in scenario.items} - spoken
+    for s in reply.sentences:
+        # A target that is asked for is a price; with the boss's wish beside it, it is a secret.
+        leash = _LEASH.search(s.text)
+        values = {m.value for m in s.mentions if not m.difference and m.role in ("net", "unsaid")}
+        stated = {m.value for m in s.mentions if m.act == "states"} & limits
+        if stated or (leash and values & secret - spoken and not _CLOSING.search(leash.group())):
+            shown = leash.group() if leash else sorted(v for v in stated if v)
+            yield Issue("internal_limit_disclosed", "severe", f"gives away a limit: {shown!r}")
+            break
+    if method := names_method(reply.text):
+        yield Issue("internal_term", "major", f"names its own method: {method!r}")
     if match := _JARGON.search(reply.text):
         yield Issue("internal_term", "major", f"internal term {match.group()!r}")
+
+
+def _pushes_on(reply: Reply, scenario: Scenario) -> Iterator[Issue]:
+    """Asking on after the last no."""
+    if scenario.stage == "escalate" and (
+        reply.asks_lower or any(pushes(reply, i, scenario) for i in scenario.pending)
+    ):
+        yield Issue("keeps_pushing", "major", "goes on asking after a final refusal")
 
 
 def _coverage(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> Iterator[Issue]:
@@ -265,7 +334,9 @@ def _coverage(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> Itera
         others = {v for i in open_items if i is not item for v in (*i.facts, i.target)}
         if item.ticket in reply.named or numbers & (prices - others):
             continue
-        severity: Severity = "minor" if scenario.stage == "handle_objection" else "major"
+        # An objection to one room may be answered for that room first.
+        one_room = scenario.stage == "handle_objection" and names_ticket(hotelier.text, scenario)
+        severity: Severity = "minor" if one_room else "major"
         yield Issue("ticket_left_out", severity, f"nothing on {item.room or item.ticket}")
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 GOLD_ISSUES: dict[str, frozenset[str]] = {
     defect: frozenset(issues.split())
     for defect, issues in {
-        "wrong_number": "invented_amount wrong_fact_amount ticket_mixup price_kind_mixup "
+        "wrong_number": "invented_amount wrong_fact_amount ticket_mixup price_kind_mixup unsourced_claim "
         "invented_statistic wrong_date false_comparison unreachable_ask asks_above_mandate "
         "commits_above_mandate assumed_consent bids_over_quote",
-        "invented_number": "invented_amount wrong_fact_amount invented_statistic unreachable_ask "
+        "invented_number": "invented_amount wrong_fact_amount invented_statistic unsourced_claim unreachable_ask "
         "asks_above_mandate commits_above_mandate assumed_consent bids_over_quote",
         "selling_net_confusion": "price_kind_mixup wrong_fact_amount",
         "price_outside_mandate": "commits_above_mandate asks_above_mandate",
-        "wrong_stage": "stage_action_missing price_not_pursued assumed_consent reopened_settled",
+        "wrong_stage": "stage_action_missing price_not_pursued assumed_consent reopened_settled keeps_pushing",
         "not_accepting_at_target": "acceptance_missed",
         "consent_from_silence": "assumed_consent",
         "misread_silence": "assumed_consent price_not_pursued stage_action_missing",
@@ -25,7 +25,7 @@ GOLD_ISSUES: dict[str, frozenset[str]] = {
         "gave_up_price": "price_not_pursued stage_action_missing",
         "still_pushing_after_accept": "reopened_settled acceptance_missed",
         "repeated_script": "script_repeat repetition",
-        "over_promising": "over_promise invented_statistic",
+        "over_promising": "over_promise invented_statistic unsourced_claim",
         "blunt_pressure": "pressure",
         "no_empathy": "objection_unheard pressure",
         "bare_demand": "evidence_missing pressure",

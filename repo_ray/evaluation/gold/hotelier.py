@@ -45,12 +45,16 @@ _VAGUE = re.compile(
     re.IGNORECASE,
 )
 
+_WANTS_REASONS = re.compile(
+    r"\b(?:why|reason|what do (?:i|we) get|what's in it|in return|what for|how does (?:that|it|this) help|the point|makes? no sense|convince|benefit|any good)\b",
+    re.IGNORECASE,
+)
 #: What an objection can be about: a word of a topic in both messages counts as taken up.
 TOPICS: dict[str, re.Pattern[str]] = {
     "costs": re.compile(
-        r"\b(?:costs?|costly|wages?|staff(?:ing)?|salar\w+|rent|electric\w*|power|heating|laundry|"
-        r"utilit\w+|bills?|expens\w+|margins?|profit\w*|renovat\w+|inflation|overhead|break.?even|"
-        r"loss|lose money|losing money)\b",
+        r"\b(?:costs?|costly|wages?|staff(?:ing)?|salar\w+|payroll|rent|lease|mortgage|loans?|tax(?:es)?|insurance|gas|fuel|water|power|electric\w*|"
+        r"heating|air.?con\w*|laundry|linen|cleaning|cleaners?|cooks?|breakfasts?|supplie\w+|repairs?|roof|plumbing|upkeep|maintenance|utilit\w+|bills?|"
+        r"expens\w+|margins?|profit\w*|renovat\w+|refurbish\w*|bathrooms|invest\w*|inflation|overhead|break.?even|loss(?:es)?|los(?:e|ing) money|earn (?:nothing|little)|nothing left|pay (?:back|off))\b",
         re.IGNORECASE,
     ),
     "demand": re.compile(
@@ -84,7 +88,7 @@ TOPICS: dict[str, re.Pattern[str]] = {
         re.IGNORECASE,
     ),
     "platform": re.compile(
-        r"\b(?:commission\w*|platform fee|your (?:fee|cut|share)|you take|other platforms?|"
+        r"\b(?:commission\w*|fees?|deduct\w+|percentages?|(?:your|our|its) (?:cut|share)|you take|other platforms?|"
         r"competitors?|other sites?|direct\w*|your app|your side)\b",
         re.IGNORECASE,
     ),
@@ -114,6 +118,11 @@ class HotelierTurn:
     stance: Stance
     amounts: frozenset[int]
     topics: frozenset[str]
+
+    @property
+    def wants_reasons(self) -> bool:
+        """The hotelier asks why, or what it brings."""
+        return _WANTS_REASONS.search(self.text) is not None
 
     @property
     def unsettled(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from repo_ray.evaluation.gold import deal_checks as deal
 from repo_ray.evaluation.gold import persuasion_checks as persuasion
 from repo_ray.evaluation.gold.acts import Reply, read_reply
+from repo_ray.evaluation.gold.arguments import speaks_of_guests
+from repo_ray.evaluation.gold.emergent import emergent_skills
 from repo_ray.evaluation.gold.hotelier import HotelierTurn, read_hotelier
 from repo_ray.evaluation.gold.number_checks import number_issues
 from repo_ray.evaluation.gold.scenario import Scenario, read_scenario
@@ -15,6 +18,8 @@ from repo_ray.evaluation.gold.text_checks import text_issues, words_of
 from repo_ray.evaluation.gold.verdict import GoldVerdict, Issue, weigh
 from repo_ray.records import Message
 
+#: Characters read of a reply, three times what is much too long already.
+_READ = 2400
 #: Stages in which a price is still being argued for.
 _ARGUING = ("present_evidence", "ask", "handle_objection")
 
@@ -31,10 +36,10 @@ def judge_reply(
     judged on its text alone (`scope` is `text`). Never raises on user data.
     """
     scenario = read_scenario(context, hidden)
-    issues = text_issues(reply, messages)
+    issues = text_issues(reply[:_READ], messages)
     if any(i.id == "empty" for i in issues):
         return weigh(issues, {}, "full" if scenario.items else "text")
-    read = read_reply(reply, scenario)
+    read = read_reply(reply[:_READ], scenario)
     if not scenario.items:
         issues += persuasion.tone_issues(read)
         return weigh(issues, {"text": _brevity(reply)}, "text")
@@ -43,8 +48,9 @@ def judge_reply(
     issues += deal.deal_issues(read, scenario, hotelier, messages)
     issues += persuasion.persuasion_issues(read, scenario, hotelier, messages)
     merits = _merits(read, scenario, hotelier)
-    issues += _duty_issues(read, scenario, merits)
-    return weigh(issues, merits, "full")
+    issues += _duty_issues(read, scenario, hotelier, merits)
+    verdict = weigh(issues, merits, "full")
+    return replace(verdict, emergent=emergent_skills(read, scenario, hotelier, verdict))
 
 
 def _merits(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> dict[str, float]:
@@ -53,7 +59,9 @@ def _merits(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> dict[st
     merits = {"action": _action(reply, scenario, hotelier), "brevity": _brevity(reply.text)}
     if arguing:
         grounds = persuasion.evidence(reply, scenario)
-        merits["grounds"] = min(1.0, grounds + 0.2 * persuasion.hotel_fit(reply, scenario))
+        merits["grounds"] = min(
+            1.0, grounds + 0.2 * speaks_of_guests(reply.text, scenario.hotel_type)
+        )
         if scenario.stage != "present_evidence":
             merits["clear"] = _clear(reply, scenario)
     unsure = hotelier.stance in ("refuses", "counters", "vague", "silent") and arguing
@@ -118,7 +126,9 @@ def _item_action(reply: Reply, ticket: str, scenario: Scenario) -> float:
     return 0.25 if deal.hands_over(reply) else 0.0
 
 
-def _duty_issues(reply: Reply, scenario: Scenario, merits: Mapping[str, float]) -> list[Issue]:
+def _duty_issues(
+    reply: Reply, scenario: Scenario, hotelier: HotelierTurn, merits: Mapping[str, float]
+) -> list[Issue]:
     issues = []
     if merits["action"] < 0.5:
         if scenario.stage in _ARGUING and _unmet(scenario):
@@ -127,8 +137,18 @@ def _duty_issues(reply: Reply, scenario: Scenario, merits: Mapping[str, float]) 
             issues.append(
                 Issue("stage_action_missing", "major", f"does not do what {scenario.stage!r} asks")
             )
-    if scenario.stage in ("present_evidence", "ask") and merits.get("grounds", 1.0) == 0:
-        issues.append(Issue("evidence_missing", "minor", "no reason for a lower price"))
+    if merits.get("grounds", 1.0) == 0:
+        if scenario.stage in ("present_evidence", "ask"):
+            issues.append(Issue("evidence_missing", "minor", "no reason for a lower price"))
+        elif scenario.stage == "handle_objection":
+            bare = merits.get("heard", 1.0) == 0 or hotelier.wants_reasons
+            issues.append(
+                Issue(
+                    "evidence_missing",
+                    "major" if bare else "minor",
+                    "no reason for a lower price in answer to an objection",
+                )
+            )
     if len(words_of(reply.text)) < 4:
         issues.append(Issue("too_thin", "major", "fewer than four words"))
     return issues

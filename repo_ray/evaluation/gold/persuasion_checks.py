@@ -6,78 +6,37 @@ import re
 from collections.abc import Iterator, Sequence
 
 from repo_ray.evaluation.gold.acts import Reply
+from repo_ray.evaluation.gold.arguments import argues, wrong_guests
 from repo_ray.evaluation.gold.hotelier import HotelierTurn, topics_of
+from repo_ray.evaluation.gold.promises import find_promise
 from repo_ray.evaluation.gold.scenario import Scenario
 from repo_ray.evaluation.gold.text_checks import copied_share, words_of
+from repo_ray.evaluation.gold.threats import find_pressure
 from repo_ray.evaluation.gold.verdict import Issue
 from repo_ray.records import Message
 
 _HEARD = re.compile(
-    r"\b(?:understand\w*|understood|hear you|i hear|appreciate|fair (?:point|enough|concern)|makes sense|"
-    r"i (?:can )?see (?:why|that|your|how)|i know|sorry|apolog\w+|of course|true|you(?:'re| are) right|"
-    r"valid|no (?:rush|hurry|problem)|take your time|respect|not easy|must be|sounds like|i get (?:it|that)|recogni[sz]e|feel for you|regret|natural|won't keep|aware|kind of you|generous|is clear|goodwill|"
-    r"completely|can imagine|certainly|reasonable|tough|noted|thank\w*|thanks)\b",
+    r"\b(?:understand\w*|understood|hear you|i hear|appreciate|fair (?:point|enough|concern|question)|makes sense|"
+    r"i (?:can )?see\b|i know|sorry|apolog\w+|of course|true|you(?:'re| are) right|"
+    r"valid|no (?:rush|hurry|problem|need to)|take your time|respect|not (?:easy|nothing|cheap|fun)|isn't (?:easy|nothing|cheap|fun)|must be|sounds (?:like|hard|tough)|i get (?:it|that)|recogni[sz]e|feel for you|regret|natural|won't keep|aware|kind of you|generous|is clear|goodwill|"
+    r"completely|can imagine|certainly|reasonable|tough|noted|thank\w*|thanks|sore (?:point|subject)|won't (?:argue|pretend|deny)|wear (?:me|anyone|you) out|eats? up|congratulat\w+|entitled|every (?:right|reason)|burden|painful|hurts?|weigh\w*|no wonder|reali[sz]e|"
+    r"good (?:question|that you)|glad (?:that )?you|have a point|can't blame|don't blame|wouldn't want|fair\b|rather ask|a moment|annoy\w*|frustrat\w*|worr(?:y|ied|ies|ying)|"
+    r"in your (?:place|shoes|position)|don't (?:like|enjoy|envy)|hate (?:it|that)|doesn't make it easy|hard (?:on|for|to|when)|(?:that's|it's|is) (?:a lot|hard|rough|heavy|steep)|concern\w*)\b",
     re.IGNORECASE,
 )
-_REASON = re.compile(
-    r"\b(?:because|since|so that|so (?:a|the|that|they|guests|small|your|it)|book\w*|conver\w+|exposure|"
-    r"traffic|visib\w+|search\w*|rank\w*|occupan\w+|empty (?:rooms?|nights?)|demand|compar\w+|"
-    r"click\w*|orders?|competitive|gap|attract\w*|steady|volume|fill\w*|busier|stands? out|choos\w+|"
-    r"pick|week(?:day|night|end)s?|season|(?:when|if|as) (?:its|the|your|a) (?:\w+ )?(?:price|rate)|too dear)\b",
-    re.IGNORECASE,
-)
-_PROMISE = re.compile(
-    r"\bguarantee\w*|\b(?:i|we) (?:can |do |hereby |personally )?(?:promise|swear|assure you)\b|\b(?:definitely|certainly|surely|for sure|100 ?%|absolutely) "
-    r"(?:\w+ ){0,3}(?:fill|sell|double|triple|rise|increase|grow|get|bring|boost|book\w*|orders?)\b"
-    r"|\b(?:will|(?:sure|bound|certain) to) (?:\w+ ){0,3}(?:double|triple|sell out|be (?:fully booked|sold out|full)|skyrocket|explode)\b"
-    r"|\b(?:i|we)(?:'ll| will| can)? (?:put|place|rank|move|push|list|make|keep|get) (?:you|your \w+|it) (?:\w+ ){0,3}(?:first|top|number one|no\.? ?1|#1|on top|front page|home ?page)\b"
-    r"|\b(?:no risk|risk[- ]free|without (?:any )?risk|waive (?:all|the|your)|zero commission|free (?:advertis\w+|promotion|marketing)|"
-    r"refund\w* (?:you|the|any|by|in full)|cover (?:any|your|all) (?:loss\w*|costs?)|compensate|exclusive (?:deal|placement)|at least \d+ (?:more )?(?:bookings|orders|guests|rooms?))\b",
-    re.IGNORECASE,
-)
-_PROMISE_DENIED = re.compile(
-    r"\b(?:not|n't|cannot|never|no|nobody|none|nothing|unable)\b[^.!?]{0,25}$|n['’]t[^.!?]{0,25}$",
-    re.IGNORECASE,
-)
-_PRESSURE = re.compile(
-    r"\b(?:or else|you (?:must|have to|had better|need to) (?:\w+ )?(?:lower|drop|cut|accept|agree|give|reduce|do|change|decide)|no choice|"
-    r"last (?:chance|warning)|final (?:offer|warning|notice)|take it or leave it|non-?negotiable|de-?list\w*|remove (?:you|your)|take (?:you|your \w+) (?:down|offline|off)|"
-    r"block your|suspend|penal\w+|punish\w*|blacklist\w*|you(?:'ll| will) regret|(?:your|own) fault|fix it|ridiculous|greedy|stupid|nonsense|stop wasting|"
-    r"waste (?:of )?(?:my|our) time|hurry up|just (?:\w+) (?:it|the|your)|absurd|excuses?|pathetic|unreasonable|silly|lazy|"
-    r"(?:we|i)(?:'ll| will) (?:stop|hide|drop you|lower your rank\w*|cut your|push your \w+ down|send (?:all )?(?:the )?(?:guests|orders) (?:elsewhere|away))|"
-    r"lose (?:all|your) (?:bookings|exposure|guests|listing)|you are wrong|don't be|be serious|be reasonable)\b",
-    re.IGNORECASE,
-)
-_COMMAND = re.compile(
-    r"^(?:(?:then|so|just|now|ok(?:ay)?|come on)[, ]+)?(?:lower|drop|cut|reduce|give|accept|agree|change|set|do (?:it|this)|make|bring|confirm)\b"
-    r"(?![^.!?]*\b(?:please|could|would|if)\b)",
+#: Superlatives and raptures about the other side.
+_RAPTURE = re.compile(
+    r"\b(?:the |your )?(?:most (?:\w{4,})|(?!best (?:i|we|you)\b)(?:[a-z]{3,}iest|best|finest|kindest|nicest|sweetest|smartest|greatest|warmest|loveliest|cleverest|dearest))\b|"
+    r"\b(?:adore\w*|admir\w+|love (?:your|you|how|talking)|darling|dear friend|honou?r (?:to|of|i)|dream (?:of|host|hotel|place)|truly a|what a|delight\w*|charming|splendid|enchant\w+|"
+    r"joy|magical|angel|hero|treasure|gem|jewel|paradise|masterpiece|gifted|sublime|divine|stunning|lovely|heart(?:s)? of gold)\b",
     re.IGNORECASE,
 )
 _PRAISE = re.compile(
-    r"\b(?:amazing|wonderful|fantastic|incredible|brilliant|best hotel|awesome|outstanding|exceptional|"
+    r"\b(?:stellar|phenomenal|spectacular|terrific|impeccable|flawless|top-notch|first-class|unmatched|unbeatable|unforgettable|extraordinary|remarkable|sensational|"
+    r"breathtaking|astonishing|heavenly|unique|coolest|funkiest|perfect host|maestro|poetry|amazing|wonderful|fantastic|incredible|brilliant|best hotel|awesome|outstanding|exceptional|"
     r"magnificent|world-class|genius|marvell?ous|gorgeous|fabulous|superb|legendary|excellent|beautiful)\b",
     re.IGNORECASE,
 )
-
-#: Words that fit one kind of hotel and misfit the others.
-_GUESTS: dict[str, re.Pattern[str]] = {
-    "business": re.compile(
-        r"\b(?:business travell?ers?|corporate|conference|meetings?|commut\w+|business trips?|work trips?|office)\b",
-        re.I,
-    ),
-    "resort": re.compile(
-        r"\b(?:beach\w*|resort|holiday-?makers?|vacation\w*|honeymoon\w*|pool|spa|seaside|leisure)\b",
-        re.I,
-    ),
-    "homestay": re.compile(
-        r"\b(?:homestay|home-?cooked|home away|neighbou?rhood|courtyard|homely|cosy|cozy)\b",
-        re.I,
-    ),
-    "airport": re.compile(
-        r"\b(?:airport|transit\w*|layovers?|stopovers?|early flights?|late flights?|terminal|red-?eye|flights?)\b",
-        re.I,
-    ),
-}
 
 
 def persuasion_issues(
@@ -89,7 +48,7 @@ def persuasion_issues(
     if tense and heard(reply, hotelier) == 0:
         said = ", ".join(sorted(hotelier.topics)) or hotelier.stance
         issues.append(Issue("objection_unheard", "minor", f"nothing on what was said ({said})"))
-    if mismatch := _other_guests(reply, scenario, messages):
+    if mismatch := wrong_guests(reply.text, scenario.hotel_type, messages):
         issues.append(
             Issue(
                 "type_mismatch", "major", f"{mismatch!r} does not fit a {scenario.hotel_type} hotel"
@@ -100,24 +59,22 @@ def persuasion_issues(
 
 def tone_issues(reply: Reply) -> Iterator[Issue]:
     """Pressure, promises nobody can keep, and praise instead of substance."""
-    for s in reply.sentences:
-        if s.text.rstrip().endswith("?"):
-            continue
-        pressure = _PRESSURE.search(s.text) or _COMMAND.search(s.text)
-        if pressure:
-            yield Issue("pressure", "major", f"pushes or threatens: {pressure.group()!r}")
-            break
-    for match in _PROMISE.finditer(reply.text):
-        if not _PROMISE_DENIED.search(reply.text[: match.start()][-40:]):
-            yield Issue(
-                "over_promise", "major", f"promises what nobody can keep: {match.group()!r}"
-            )
-            break
+    if words := find_pressure(reply):
+        yield Issue("pressure", "major", f"pushes, threatens or belittles: {words!r}")
+    if words := find_promise(reply):
+        yield Issue("over_promise", "major", f"promises what nobody can keep: {words!r}")
     praise = {m.group().lower() for m in _PRAISE.finditer(reply.text)}
-    if len(praise) >= 3:
+    raptures = [m.group().lower() for m in _RAPTURE.finditer(reply.text)]
+    if len(praise) + len(raptures) >= 3:
         yield Issue(
-            "flattery", "major", f"praise instead of substance: {', '.join(sorted(praise))}"
+            "flattery", "major", f"praise instead of substance: {', '.join([*praise, *raptures])}"
         )
+
+
+def acknowledgement(sentence: str) -> str | None:
+    """The words that acknowledge what was said; None when there are none."""
+    match = _HEARD.search(sentence)
+    return match.group() if match else None
 
 
 def heard(reply: Reply, hotelier: HotelierTurn) -> float:
@@ -126,7 +83,7 @@ def heard(reply: Reply, hotelier: HotelierTurn) -> float:
     Without an objection to take up, an acknowledgement is enough. Copying the hotelier's own
     words is no answer.
     """
-    acknowledged = _HEARD.search(reply.text) is not None
+    acknowledged = acknowledgement(reply.text) is not None
     if copied_share(words_of(reply.text), [hotelier.text], 3) > 0.5:
         return 0.0
     if not hotelier.topics:
@@ -144,25 +101,7 @@ def evidence(reply: Reply, scenario: Scenario) -> float:
         items = [scenario.item(m.ticket)] if m.ticket else list(scenario.items)
         right |= {"competitor" for i in items if m.value == i.competitor and m.role != "selling"}
         right |= {"selling" for i in items if m.value == i.selling and m.role != "competitor"}
-    reasoned = _REASON.search(reply.text) is not None
+    reasoned = argues(reply)
     if len(right) == 2 or ("competitor" in right and reasoned):
         return 1.0
     return 0.7 if right else 0.5 if reasoned else 0.0
-
-
-def hotel_fit(reply: Reply, scenario: Scenario) -> bool:
-    """The reply speaks of the guests that this kind of hotel has."""
-    kind = next((k for k in _GUESTS if k in scenario.hotel_type), None)
-    return kind is not None and _GUESTS[kind].search(reply.text) is not None
-
-
-def _other_guests(reply: Reply, scenario: Scenario, messages: Sequence[Message]) -> str | None:
-    kind = next((k for k in _GUESTS if k in scenario.hotel_type), None)
-    if kind is None or _GUESTS[kind].search(reply.text):
-        return None
-    spoken = " ".join(m.content for m in messages).lower()
-    for other, pattern in _GUESTS.items():
-        match = pattern.search(reply.text)
-        if other != kind and match and match.group().lower() not in spoken:
-            return match.group()
-    return None

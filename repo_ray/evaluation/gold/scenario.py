@@ -37,6 +37,7 @@ class Scenario:
 
     items: tuple[Item, ...] = ()
     stage: str = ""
+    hotel: str = ""
     hotel_type: str = ""
     check_in: date | None = None
     patience: int | None = None
@@ -80,6 +81,7 @@ def read_scenario(context: Mapping[str, Any], hidden: Mapping[str, Any]) -> Scen
     return Scenario(
         items=tuple(items),
         stage=str(context.get("stage") or ""),
+        hotel=str(context.get("hotel") or ""),
         hotel_type=str(context.get("hotel_type") or "").lower(),
         check_in=_date(context.get("check_in")),
         patience=_amount(hidden.get("patience")),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from repo_ray.evaluation.gold.acts import split_sentences
+from repo_ray.evaluation.gold.address_checks import labels, speaks_to_judge
 from repo_ray.evaluation.gold.verdict import Issue, Severity
 from repo_ray.records import Message
 
@@ -40,7 +41,7 @@ _MARKUP = re.compile(
 )
 _ROLE_LABEL = re.compile(
     r"^\s*(?:(?:hotel|hotelier|manager|hotel manager|front desk|user|human|customer|owner|"
-    r"system|agent|assistant|bd|me|you|ai)(?: \w+)?)\s*:",
+    r"system|agent|assistant|bd|me|you|ai|seller|buyer|negotiator|caller|speaker|guest|client|rep(?:resentative)?|platform|reply|response|answer)(?: \w+)?)\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
 _LETTER = re.compile(
@@ -82,6 +83,10 @@ def text_issues(reply: str, messages: Sequence[Message]) -> list[Issue]:
 
 
 def _shape(reply: str) -> Iterator[Issue]:
+    if words := speaks_to_judge(reply):
+        yield Issue("addresses_judge", "severe", f"speaks of or to a judge: {words!r}")
+    if labels(reply) >= 3:
+        yield Issue("keyword_list", "major", "labelled parts, not a spoken line")
     if _REASONING.search(reply):
         yield Issue("reasoning_shown", "severe", "shows its own reasoning or instructions")
     if _MARKUP.search(reply):

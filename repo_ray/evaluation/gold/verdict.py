@@ -17,22 +17,22 @@ KEPT: Mapping[Severity, float] = {"minor": 0.88, "major": 0.5, "severe": 0.15}
 #: Issues by the skill that they refute; the paper's four binary skills.
 FLUENCY = frozenset(
     "empty garbled repetition unfinished foreign_script markup speaks_for_hotelier "
-    "placeholder reasoning_shown prompt_echo hotelier_echo keyword_list over_long".split()
+    "placeholder reasoning_shown addresses_judge prompt_echo hotelier_echo keyword_list over_long".split()
 )
 WORKFLOW = frozenset(
     "commits_above_mandate asks_above_mandate assumed_consent acceptance_missed "
     "reopened_settled stage_action_missing ticket_left_out internal_limit_disclosed "
-    "internal_term over_promise reasoning_shown".split()
+    "internal_term over_promise reasoning_shown addresses_judge keeps_pushing".split()
 )
 EFFECTIVENESS = frozenset(
     "price_not_pursued acceptance_missed commits_above_mandate bids_over_quote pressure "
     "evidence_missing objection_unheard script_repeat too_thin flattery false_comparison "
-    "asks_above_mandate unreachable_ask".split()
+    "asks_above_mandate unreachable_ask keeps_pushing".split()
 )
 SCOPE = frozenset(
     "invented_amount wrong_fact_amount price_kind_mixup ticket_mixup false_comparison "
     "invented_statistic wrong_date assumed_consent type_mismatch ticket_left_out "
-    "hotelier_echo prompt_echo".split()
+    "hotelier_echo prompt_echo addresses_judge unsourced_claim".split()
 )
 
 
@@ -56,6 +56,21 @@ class Skills:
 
 
 @dataclass(frozen=True, slots=True)
+class Emergent:
+    """The skills that the paper sees emerge in training; None where a turn gives no occasion.
+
+    `emotional_value`: acknowledges the concern of the hotelier's last message and names its cause.
+    `hotel_type_fit`: argues with the guests that this type of hotel has.
+    `limited_information`: asks with a sound argument although there is little evidence: no
+    competitor price, one hardly below the selling price, or one that the hotelier contests.
+    """
+
+    emotional_value: bool | None = None
+    hotel_type_fit: bool | None = None
+    limited_information: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GoldVerdict:
     """`score` in [0, 1] for curves, `rating` 1-5, `excellent` as in the paper's share.
 
@@ -70,6 +85,7 @@ class GoldVerdict:
     excellent: bool
     scope: Scope
     merits: Mapping[str, float]
+    emergent: Emergent = Emergent()
 
     def worst(self, ids: frozenset[str] | None = None) -> Severity | None:
         """The highest severity among all issues, or among those in `ids`."""
