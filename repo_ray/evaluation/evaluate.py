@@ -22,6 +22,8 @@ from repo_ray.records import (
 )
 
 SKILLS = ("fluency", "workflow_compliance", "negotiation_effectiveness", "scope_understanding")
+#: Skills that the paper sees emerge in training; null where a turn gives no occasion for them.
+EMERGENT = ("emotional_value", "hotel_type_fit", "limited_information")
 
 #: `evaluation-<column>.parquet`: one row per judged reply. `set` is the evaluation set (`online`
 #: or `badcases`); `issues` a JSON list of {id, severity, reason}; `merits` a JSON object;
@@ -42,6 +44,7 @@ EVALUATION_SCHEMA = pa.schema(
         pa.field("excellent", pa.bool_(), nullable=False),
         pa.field("scope", pa.string(), nullable=False),
         *(pa.field(skill, pa.bool_(), nullable=False) for skill in SKILLS),
+        *(pa.field(skill, pa.bool_()) for skill in EMERGENT),
         pa.field("issues", pa.string(), nullable=False),
         pa.field("merits", pa.string(), nullable=False),
         pa.field("scores", pa.string()),
@@ -99,6 +102,7 @@ def _evaluate(row: Mapping[str, Any], reply: GeneratedReply, set_name: str) -> d
         "excellent": verdict.excellent,
         "scope": verdict.scope,
         **asdict(verdict.skills),
+        **asdict(verdict.emergent),
         "issues": json.dumps([asdict(i) for i in verdict.issues], ensure_ascii=False),
         "merits": json.dumps(dict(verdict.merits)),
         "scores": scores_to_json(reply.scores) if reply.scores else None,

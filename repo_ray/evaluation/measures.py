@@ -1,8 +1,4 @@
-"""The paper's measures from judged replies, with intervals over dialogues.
-
-A dialogue, not a turn, is the unit of resampling: turns of one dialogue are not independent.
-Every measure is a ratio of two sums over dialogues, so that one vectorised bootstrap serves all.
-"""
+"""The paper's measures from judged replies, with intervals over dialogues (see `bootstrap`)."""
 
 from __future__ import annotations
 
@@ -10,64 +6,40 @@ import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from repo_ray.evaluation.evaluate import SKILLS
+from repo_ray.evaluation.bootstrap import (
+    Measure,
+    MeasureSpec,
+    Part,
+    Row,
+    difference,
+    measure,
+    per_dialogue,
+    turn_mean,
+)
+from repo_ray.evaluation.evaluate import EMERGENT, SKILLS
 from repo_ray.evaluation.gold.defects import shows_defect
 
-Row = Mapping[str, Any]
-Unit = Literal["rating", "share", "score", "words", "tokens", "reward"]
-#: Sum and count of one dialogue; a count of 0 leaves the dialogue out of the measure.
-Part = tuple[float, float]
+__all__ = [
+    "MEASURES",
+    "Comparison",
+    "Measure",
+    "MeasureSpec",
+    "Row",
+    "compare_columns",
+    "compute_differences",
+    "compute_measures",
+    "distinct_n",
+]
 
 ONLINE, BADCASES = "online", "badcases"
 SERIOUS = ("major", "severe")
 
 
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A value with its 95% interval over `n` dialogues. None bounds: no interval is defined."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureSpec:
-    """What a measure is called, over which set it runs, and which direction is better."""
-
-    name: str
-    label: str
-    definition: str
-    unit: Unit
-    better: Literal["higher", "lower", "neither"]
-    set: str | None
-    part: Callable[[Sequence[Row]], Part]
-
-
 def _issues(row: Row) -> list[dict[str, str]]:
     return json.loads(row["issues"])
-
-
-def _turn_mean(value: Callable[[Row], float | None]) -> Callable[[Sequence[Row]], Part]:
-    def part(rows: Sequence[Row]) -> Part:
-        values = [v for row in rows if (v := value(row)) is not None]
-        return float(sum(values)), float(len(values))
-
-    return part
-
-
-def _dialogue(value: Callable[[Sequence[Row]], float | None]) -> Callable[[Sequence[Row]], Part]:
-    def part(rows: Sequence[Row]) -> Part:
-        result = value(rows)
-        return (0.0, 0.0) if result is None else (float(result), 1.0)
-
-    return part
 
 
 def _provoked(rows: Sequence[Row]) -> list[Row]:
@@ -100,7 +72,7 @@ def _outcome_share(*outcomes: str) -> Callable[[Sequence[Row]], Part]:
         outcome = _outcome(rows)
         return None if outcome is None else float(outcome in outcomes)
 
-    return _dialogue(value)
+    return per_dialogue(value)
 
 
 def _rule_violated(row: Row) -> float | None:
@@ -111,8 +83,32 @@ def _rule_violated(row: Row) -> float | None:
     return float(any(d["points"] < 0 for d in rules["detail"].values()))
 
 
-def _skill(skill: str) -> Callable[[Row], float]:
-    return lambda row: float(row[skill])
+def _skill(skill: str) -> Callable[[Row], float | None]:
+    """1 or 0; None where the turn gave no occasion, or a file is older than the skill."""
+
+    def value(row: Row) -> float | None:
+        shown = row.get(skill)
+        return None if shown is None else float(shown)
+
+    return value
+
+
+#: Definitions of the skills that the paper sees emerge in training.
+_EMERGENT = {
+    "emotional_value": (
+        "Emotional value with root cause",
+        "Share of replies to a concern that acknowledge it and name its cause.",
+    ),
+    "hotel_type_fit": (
+        "Pitch fitted to the hotel",
+        "Share of replies arguing for a price that argue with this type of hotel's guests.",
+    ),
+    "limited_information": (
+        "Persuasion with little evidence",
+        "Share of replies that ask with a sound argument where the competitor's price is missing, "
+        "hardly lower, or contested.",
+    ),
+}
 
 
 MEASURES: tuple[MeasureSpec, ...] = (
@@ -123,7 +119,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "rating",
         "higher",
         ONLINE,
-        _dialogue(lambda rows: float(np.mean([r["rating"] for r in rows]))),
+        per_dialogue(lambda rows: float(np.mean([r["rating"] for r in rows]))),
     ),
     MeasureSpec(
         "excellent_dialogues",
@@ -132,7 +128,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "higher",
         ONLINE,
-        _dialogue(lambda rows: float(any(r["excellent"] for r in rows))),
+        per_dialogue(lambda rows: float(any(r["excellent"] for r in rows))),
     ),
     MeasureSpec(
         "fix_rate",
@@ -178,9 +174,21 @@ MEASURES: tuple[MeasureSpec, ...] = (
             "share",
             "higher",
             None,
-            _turn_mean(_skill(skill)),
+            turn_mean(_skill(skill)),
         )
         for skill in SKILLS
+    ),
+    *(
+        MeasureSpec(
+            skill,
+            _EMERGENT[skill][0],
+            _EMERGENT[skill][1],
+            "share",
+            "higher",
+            None,
+            turn_mean(_skill(skill)),
+        )
+        for skill in EMERGENT
     ),
     MeasureSpec(
         "gold_score",
@@ -189,7 +197,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "score",
         "higher",
         None,
-        _turn_mean(lambda r: r["gold_score"]),
+        turn_mean(lambda r: r["gold_score"]),
     ),
     MeasureSpec(
         "serious_issue_rate",
@@ -198,7 +206,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "lower",
         None,
-        _turn_mean(lambda r: float(any(i["severity"] in SERIOUS for i in _issues(r)))),
+        turn_mean(lambda r: float(any(i["severity"] in SERIOUS for i in _issues(r)))),
     ),
     MeasureSpec(
         "rule_violation_rate",
@@ -207,7 +215,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "lower",
         None,
-        _turn_mean(_rule_violated),
+        turn_mean(_rule_violated),
     ),
     MeasureSpec(
         "reward",
@@ -216,7 +224,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "reward",
         "higher",
         None,
-        _turn_mean(lambda r: r["reward"]),
+        turn_mean(lambda r: r["reward"]),
     ),
     MeasureSpec(
         "words",
@@ -225,7 +233,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "words",
         "neither",
         None,
-        _turn_mean(lambda r: float(len(r["reply"].split()))),
+        turn_mean(lambda r: float(len(r["reply"].split()))),
     ),
     MeasureSpec(
         "truncated_share",
@@ -234,9 +242,58 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "lower",
         None,
-        _turn_mean(lambda r: float(r["finish_reason"] == "length")),
+        turn_mean(lambda r: float(r["finish_reason"] == "length")),
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Methods side by side. `by_seed`: each training seed's value alone, None without data.
+
+    `differences` are method minus reference, for every method but the reference.
+    """
+
+    measures: Mapping[str, Mapping[str, Measure]]
+    differences: Mapping[str, Mapping[str, Measure]]
+    by_seed: Mapping[str, Mapping[str, tuple[float | None, ...]]]
+
+
+def compare_columns(
+    columns: Mapping[str, Sequence[Sequence[Row]]],
+    reference: str,
+    specs: Sequence[MeasureSpec] = MEASURES,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Every measure of every method, and its paired difference to the reference method.
+
+    `columns` maps a method to the judged rows of each of its training seeds (a method that is not
+    trained has one entry). Seeds pool their dialogues: a draw takes a dialogue with the replies of
+    all seeds, for each method the same dialogues. The intervals thus say how far the result holds
+    for other dialogues, given these seeds; how far seeds differ is what `by_seed` shows. Methods
+    may have different numbers of seeds. Raises ValueError when the reference is not a column.
+    """
+    if reference not in columns:
+        raise ValueError(f"reference {reference!r}: expected one of {sorted(columns)}")
+    return Comparison(
+        {name: _measures(rows, specs, resamples, seed) for name, rows in columns.items()},
+        {
+            name: _differences(rows, columns[reference], specs, resamples, seed)
+            for name, rows in columns.items()
+            if name != reference
+        },
+        {
+            name: {
+                spec.name: tuple(
+                    m.value if (m := measure([rows], spec, 1, seed)) is not None else None
+                    for rows in seeds
+                )
+                for spec in specs
+            }
+            for name, seeds in columns.items()
+        },
+    )
 
 
 def compute_measures(
@@ -244,19 +301,9 @@ def compute_measures(
 ) -> dict[str, Measure]:
     """Every measure that the rows can give, plus distinct-1 and distinct-2; in display order.
 
-    A measure without data (no bad cases, no rule scores) is absent, not zero. Interval: 2.5 and
-    97.5 percentiles over `resamples` bootstrap draws of dialogues; where every dialogue agrees on
-    0 or on 1, the bootstrap has no width, and the exact one-sided binomial bound over dialogues
-    takes its place.
+    A measure without data (no bad cases, no rule scores) is absent, not zero.
     """
-    found: dict[str, Measure] = {}
-    for spec in MEASURES:
-        parts = np.array(list(_parts(rows, spec).values()), dtype=float).reshape(-1, 2)
-        parts = parts[parts[:, 1] > 0]
-        if len(parts):
-            low, high = _interval(parts, spec, resamples, seed)
-            value = float(parts[:, 0].sum() / parts[:, 1].sum())
-            found[spec.name] = Measure(spec.name, value, low, high, len(parts))
+    found = _measures([rows], MEASURES, resamples, seed)
     dialogues = len({(r["set"], r["dialogue_id"]) for r in rows})
     for n in (1, 2):
         # Resampling repeats dialogues, which lowers distinct-n: no honest bootstrap interval.
@@ -273,20 +320,25 @@ def compute_differences(
 
     Only dialogues that both columns have count.
     """
-    found: dict[str, Measure] = {}
-    for spec in MEASURES:
-        ours, theirs = _parts(rows, spec), _parts(baseline, spec)
-        shared = [k for k in ours if k in theirs and ours[k][1] > 0 and theirs[k][1] > 0]
-        if not shared:
-            continue
-        a = np.array([ours[k] for k in shared], dtype=float)
-        b = np.array([theirs[k] for k in shared], dtype=float)
-        draws = _draws(len(shared), resamples, seed)
-        gaps = _ratios(a, draws) - _ratios(b, draws)
-        low, high = np.percentile(gaps, [2.5, 97.5])
-        value = a[:, 0].sum() / a[:, 1].sum() - b[:, 0].sum() / b[:, 1].sum()
-        found[spec.name] = Measure(spec.name, float(value), float(low), float(high), len(shared))
-    return found
+    return _differences([rows], [baseline], MEASURES, resamples, seed)
+
+
+def _measures(
+    seeds: Sequence[Sequence[Row]], specs: Sequence[MeasureSpec], resamples: int, seed: int
+) -> dict[str, Measure]:
+    return {s.name: m for s in specs if (m := measure(seeds, s, resamples, seed)) is not None}
+
+
+def _differences(
+    ours: Sequence[Sequence[Row]],
+    theirs: Sequence[Sequence[Row]],
+    specs: Sequence[MeasureSpec],
+    resamples: int,
+    seed: int,
+) -> dict[str, Measure]:
+    return {
+        s.name: m for s in specs if (m := difference(ours, theirs, s, resamples, seed)) is not None
+    }
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -297,34 +349,3 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         for gram in zip(*(itertools.islice(words, i, None) for i in range(n)), strict=False)
     ]
     return len(set(grams)) / len(grams) if grams else 0.0
-
-
-def _parts(rows: Sequence[Row], spec: MeasureSpec) -> dict[tuple[str, str], Part]:
-    dialogues: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if spec.set is None or row["set"] == spec.set:
-            dialogues.setdefault((row["set"], row["dialogue_id"]), []).append(row)
-    return {key: spec.part(own) for key, own in dialogues.items()}
-
-
-def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
-    """Indices [resamples, count] of dialogues drawn with replacement."""
-    return np.random.default_rng(seed).integers(0, count, size=(resamples, count))
-
-
-def _ratios(parts: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """`parts` [dialogues, 2] -> ratio of sums per draw [resamples]."""
-    sums = parts[draws].sum(axis=1)
-    return sums[:, 0] / sums[:, 1]
-
-
-def _interval(
-    parts: np.ndarray, spec: MeasureSpec, resamples: int, seed: int
-) -> tuple[float, float]:
-    total = parts[:, 0].sum()
-    if spec.unit == "share" and total in (0.0, parts[:, 1].sum()):
-        # Clopper-Pearson at the edge, n dialogues: 1 - 0.025^(1/n).
-        width = 1 - 0.025 ** (1 / len(parts))
-        return (0.0, width) if total == 0 else (1 - width, 1.0)
-    low, high = np.percentile(_ratios(parts, _draws(len(parts), resamples, seed)), [2.5, 97.5])
-    return float(low), float(high)
