@@ -11,6 +11,7 @@ import jinja2
 from repo_ray.comparison.table import COSTS, HEADLINE, cost_cells, show
 from repo_ray.evaluation import charts
 from repo_ray.evaluation.measures import MEASURES
+from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
 
 #: What is drawn over the training steps: key of a curve's points, title, note.
 CURVES = (
@@ -33,7 +34,10 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    specs = [s for s in MEASURES if any(s.name in c["measures"] for c in content["columns"])]
+    specs, talks = (
+        [s for s in known if any(s.name in c["measures"] for c in content["columns"])]
+        for known in (MEASURES, NEGOTIATION_MEASURES)
+    )
     reference = next(
         (c["title"] for c in content["columns"] if c["key"] == content["reference"]), None
     )
@@ -42,6 +46,7 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         reference=reference,
         headline=[s for name in HEADLINE for s in specs if s.name == name],
         others=[s for s in specs if s.name not in HEADLINE],
+        negotiations=talks,
         costs=COSTS,
         cost_cells=cost_cells,
         show=show,

@@ -16,6 +16,7 @@ from repo_ray.comparison.runner import ANNOTATION, BASE, WARM_START, Runner, Tra
 from repo_ray.comparison.settings import Comparison, load_comparison
 from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
 from repo_ray.evaluation.evaluate import load_evaluation
+from repo_ray.evaluation.negotiations import load_negotiations, negotiations_path
 from repo_ray.pipeline.cluster import connect
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
@@ -53,7 +54,12 @@ def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[T
     for one in trained:
         by_method[one.entry.method.name].append(one)
     columns = [
-        Column(key, title, [load_evaluation(shared.evaluation, key)])
+        Column(
+            key,
+            title,
+            [load_evaluation(shared.evaluation, key)],
+            negotiations=[_negotiations(shared, key)],
+        )
         for key, title in (
             (BASE, "Base"),
             (WARM_START, "Warm start"),
@@ -66,6 +72,7 @@ def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[T
             METHODS[name].title,
             [load_evaluation(shared.evaluation, one.entry.name) for one in runs],
             [one.cost for one in runs],
+            [_negotiations(shared, one.entry.name) for one in runs],
         )
         for name, runs in by_method.items()
     ]
@@ -81,6 +88,13 @@ def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[T
     (root / "comparison.md").write_text(text, encoding="utf-8")
     write_page(root / "comparison.html", content)
     return root / "comparison.html"
+
+
+def _negotiations(shared: RunFolder, column: str) -> list[dict[str, Any]]:
+    """The column's whole negotiations; [] where none were played."""
+    if not negotiations_path(shared.evaluation, column).exists():
+        return []
+    return load_negotiations(shared.evaluation, column)
 
 
 def _curve(one: Trained) -> list[dict[str, float]]:

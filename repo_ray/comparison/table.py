@@ -7,14 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from repo_ray.comparison.cost import Cost
-from repo_ray.evaluation.measures import (
-    MEASURES,
-    Measure,
-    MeasureSpec,
-    Row,
-    compute_differences,
-    compute_measures,
-)
+from repo_ray.evaluation.bootstrap import Measure, MeasureSpec, Row
+from repo_ray.evaluation.measures import MEASURES, compare_columns
+from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
 
 #: Figures of the paper by method (arXiv 2510.04214, online and bad-case tables), in the units of
 #: `MEASURES`; other model, data and judges, so only the order of methods can be compared.
@@ -62,21 +57,17 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Column:
-    """One line of the table: a method with the rows of all its seeds, or a fixed reference."""
+    """One line of the table: a method with the rows of each of its seeds, or a fixed reference.
+
+    `negotiations` are rows of `evaluation.negotiations`, per seed like `runs`; [] where none
+    were played.
+    """
 
     key: str
     title: str
     runs: Sequence[Sequence[Row]]
     costs: Sequence[Cost] = ()
-
-    @property
-    def rows(self) -> list[Row]:
-        """All seeds' replies; a dialogue of one seed is a dialogue of its own."""
-        return [
-            {**row, "dialogue_id": f"{row['dialogue_id']}#{seed}"} if len(self.runs) > 1 else row
-            for seed, rows in enumerate(self.runs)
-            for row in rows
-        ]
+    negotiations: Sequence[Sequence[Row]] = ()
 
 
 def comparison_json(
@@ -84,38 +75,51 @@ def comparison_json(
 ) -> dict[str, Any]:
     """Everything that the table and the page show: the content of `comparison.json`.
 
-    `differences` are the reference method's measure minus the column's, paired by dialogue.
+    `differences` are the reference method's measure minus the column's, paired by dialogue;
+    `by_seed` each seed's own value. Without the reference among the columns, the last one is it.
     """
-    by_key = {column.key: column for column in columns}
-    found: dict[str, Any] = {"reference": reference, "columns": []}
-    for column in columns:
-        measures = compute_measures(column.rows, resamples, seed)
-        differences = {}
-        if reference in by_key and column.key != reference:
-            differences = _paired(by_key[reference], column, resamples, seed)
-        found["columns"].append(
+    keys = [column.key for column in columns]
+    reference = reference if reference in keys else keys[-1]
+    runs = {column.key: column.runs for column in columns}
+    parts = [compare_columns(runs, reference, MEASURES, resamples, seed)]
+    talks = {c.key: c.negotiations for c in columns if any(c.negotiations)}
+    if reference in talks:
+        parts.append(compare_columns(talks, reference, NEGOTIATION_MEASURES, resamples, seed))
+
+    def of(key: str, tables: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+        return {name: value for table in tables for name, value in table.get(key, {}).items()}
+
+    return {
+        "reference": reference,
+        "columns": [
             {
                 "key": column.key,
                 "title": column.title,
                 "seeds": len(column.runs),
-                "measures": {k: asdict(m) for k, m in measures.items()},
-                "differences": {k: asdict(m) for k, m in differences.items()},
+                "measures": {
+                    k: asdict(m) for k, m in of(column.key, [p.measures for p in parts]).items()
+                },
+                "differences": {
+                    k: _negated(m)
+                    for k, m in of(column.key, [p.differences for p in parts]).items()
+                },
+                "by_seed": of(column.key, [p.by_seed for p in parts]),
                 "costs": [asdict(cost) for cost in column.costs],
                 "paper": dict(PAPER.get(column.key, {})),
             }
-        )
-    return found
+            for column in columns
+        ],
+    }
 
 
-def _paired(reference: Column, column: Column, resamples: int, seed: int) -> dict[str, Measure]:
-    """Reference minus column. A column with one run is compared with every run of the other."""
-    count = max(len(reference.runs), len(column.runs))
-
-    def spread(runs: Sequence[Sequence[Row]]) -> Column:
-        return Column("", "", [runs[i % len(runs)] for i in range(count)])
-
-    ours, theirs = spread(reference.runs).rows, spread(column.runs).rows
-    return compute_differences(ours, theirs, resamples, seed)
+def _negated(measure: Measure) -> dict[str, Any]:
+    """The difference the other way round."""
+    low, high = measure.high, measure.low
+    return asdict(measure) | {
+        "value": -measure.value,
+        "low": None if low is None else -low,
+        "high": None if high is None else -high,
+    }
 
 
 def markdown(content: Mapping[str, Any]) -> str:

@@ -400,6 +400,10 @@ class EvaluationConfig(Settings):
     turns_per_dialogue: Positive | None = Field(
         None, description="Agent turns evaluated per dialogue; null: all (paper: about 5)."
     )
+    negotiations: NonNegative = Field(
+        0,
+        description="Whole dialogues per model with the simulated hotelier of `dialogue` (built-in task).",
+    )
     bootstrap: Positive = Field(
         1000, description="Resamples for the 95% intervals, over dialogues."
     )

@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config
+from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.data.examples import DialogueTurn
 from repo_ray.data.reader import read_dialogues, read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
+from repo_ray.evaluation.negotiations import judge_negotiations, save_negotiations
+from repo_ray.negotiation.episodes import open_episode
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
 from repo_ray.records import FinishReason, Prompt, Rollout, Score
 from repo_ray.training.collect import Collector, sampling_seed
+from repo_ray.training.dialogues import Negotiation, negotiate
 from repo_ray.training.system import System
 
 ONLINE, BADCASES = "online", "badcases"
 #: Dialogues whose replies are also scored by reward model and judge, for the report's examples.
 EXAMPLE_DIALOGUES = 3
+#: Episode seeds are short enough to be written down.
+SEED_SHIFT = 32
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,40 @@ async def evaluate_columns(
             rows += evaluate_rows([_row(t, sets.hidden[name]) for t in turns], replies, name)
         save_evaluation(folder.evaluation, column, rows)
         columns[column] = rows
+        if config.evaluation.negotiations and blob is not None:
+            display.update(done, total, f"{column}: whole negotiations")
+            played = await _negotiations(config, system, encode)
+            save_negotiations(folder.evaluation, column, judge_negotiations(played))
     return columns
+
+
+async def _negotiations(
+    config: Config, system: System, encode: Callable[[Prompt], list[int]]
+) -> list[Negotiation]:
+    """Whole dialogues of the present policy; the same held-out episodes for every policy."""
+    settings = config.dialogue or DialogueConfig()
+
+    async def one(number: int) -> Negotiation:
+        seed = sampling_seed(config.run.seed, f"negotiation-{number}") >> SEED_SHIFT
+        episode = open_episode(seed, "heldout", settings.hotelier, settings.max_turns)
+
+        async def sample(turn: int, token_ids: list[int]) -> Rollout:
+            sample_id = f"negotiation-{number}-{turn}"
+            rollout: Rollout = await system.rollout.call(
+                "sample",
+                sample_id,
+                episode.prompt_id,
+                0,
+                token_ids,
+                sampling_seed(config.run.seed, sample_id),
+            )
+            return rollout
+
+        room = config.rollout.max_model_len - config.sampling.max_new_tokens
+        return await negotiate(seed, episode, sample, encode, settings.max_turns, room)
+
+    numbers = range(config.evaluation.negotiations)
+    return list(await asyncio.gather(*(one(number) for number in numbers)))
 
 
 def _selected(path: Path, dialogues: int, config: Config) -> list[DialogueTurn]:
