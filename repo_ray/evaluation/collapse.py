@@ -21,9 +21,9 @@ Row = Mapping[str, Any]
 #: A reply's first words, by which templates are told apart.
 OPENING_WORDS = 3
 NGRAM = 4
-#: Length explosion: the mean length grew by this factor, or the share of replies cut off by the
-#: limit grew by this much.
-LONGER, MORE_CUT = 1.5, 0.25
+#: Length explosion (or its opposite): the mean length changed by this factor, or the share of
+#: replies cut off by the limit grew by this much.
+FACTOR, MORE_CUT = 1.5, 0.25
 #: Template collapse: mean overlap of two replies grew by this much, and at least doubled.
 MORE_ALIKE = 0.15
 #: Babble: the repeated share of a reply's own 4-grams grew by this much.
@@ -106,9 +106,10 @@ def trend(points: Sequence[tuple[float, float]]) -> float | None:
 
 
 def length_notice(before: Form, now: Form) -> str:
-    """What to say of a length explosion since `before`; empty if there is none."""
-    if now.words >= LONGER * before.words and now.words > before.words + 1:
-        return f"replies grew from {before.words:.0f} to {now.words:.0f} words"
+    """What to say of a change of length since `before`; empty if there is none to speak of."""
+    for word, least, most in (("grew", before, now), ("shrank", now, before)):
+        if most.words >= FACTOR * least.words and most.words > least.words + 1:
+            return f"replies {word} from {before.words:.0f} to {now.words:.0f} words"
     if now.cut >= before.cut + MORE_CUT:
         return f"replies cut off by the limit went from {before.cut:.0%} to {now.cut:.0%}"
     return ""

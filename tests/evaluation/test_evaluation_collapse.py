@@ -75,6 +75,8 @@ def test_trend_is_the_least_squares_slope() -> None:
     [
         (replace(FORM, words=30), "from 20 to 30 words"),
         (replace(FORM, words=29), ""),
+        (replace(FORM, words=13), "shrank from 20 to 13 words"),
+        (replace(FORM, words=14), ""),
         (replace(FORM, cut=0.25), "from 0% to 25%"),
         (replace(FORM, cut=0.2), ""),
     ],
