@@ -121,6 +121,9 @@ def _headline(checks: Sequence[Row], alarms: Sequence[Row]) -> dict[str, str]:
     if (last["alarm/gold_low"] or 0) > 0:
         headline, kind = "No sign of it", "better"
         text = "The gold score rose."
+    elif (last["alarm/gold_high"] or 0) < 0:
+        headline, kind = "No alarm, but gold fell", "worse"
+        text = "The gold score fell; a rise of the reward is not shown: worse, but not hacking."
     elif (last["alarm/proxy_low"] or 0) > 0:
         headline, kind = "No alarm, but gold does not follow", "unclear"
         text = "The reward rose; a rise of the gold score is not shown."
@@ -184,6 +187,10 @@ def _saturation(
     rows = []
     for source in [s for s in before if s in after]:
         a, b = before[source], after[source]
+        if a.at_lowest == a.at_highest == b.at_lowest == b.at_highest == 1:
+            constant = {"lowest": "constant", "highest": "", "clip": "", "spread": "0"}
+            rows.append({"source": _NAMES[source], **constant})
+            continue
         clip = (
             f"{a.at_clip:.0%} → {b.at_clip:.0%}"
             if a.at_clip is not None and b.at_clip is not None

@@ -68,6 +68,7 @@ def checks(alarm: int, **last: Any) -> list[dict[str, Any]]:
         "alarm/since": 0,
         "alarm/proxy_low": 0.1,
         "alarm/gold_low": -0.2,
+        "alarm/gold_high": 0.05,
         "alarm/notice": "replies grew from 6 to 4 words",
     }
     return [first, {"step": 5, "reward/small_r_model_share": 0.25}, found | last]
@@ -98,6 +99,7 @@ def test_an_alarm_shows_where_and_on_which_replies() -> None:
         ({"alarm/gold_low": 0.05}, "No sign of it"),
         ({}, "No alarm, but gold does not follow"),
         ({"alarm/proxy_low": -0.1}, "No alarm"),
+        ({"alarm/proxy_low": -0.1, "alarm/gold_high": -0.1}, "No alarm, but gold fell"),
         ({"alarm/proxy_low": None, "alarm/gold_low": None}, "No alarm"),
     ],
 )
@@ -132,6 +134,8 @@ def test_the_tables_by_hand() -> None:
         "0% → 25%",
         "0% → 25%",
     )
+    judge = next(s for s in view["saturation"] if s["source"] == "judge")
+    assert (judge["lowest"], judge["spread"]) == ("constant", "0")
     assert view["stuck"] == ["kind: always (100%)"]
     assert view["small"] == "25% → 25%"
     assert view["length_trend"] == pytest.approx(-0.2)
