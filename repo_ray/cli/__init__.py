@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from repo_ray.cli import (
+    agree,
     chat,
     config,
     data,
@@ -39,6 +40,7 @@ app.add_typer(data.app, name="data")
 app.command("score")(score.command)
 app.command("rescore")(rescore.command)
 app.command("evaluate")(evaluate.command)
+app.command("agree")(agree.command)
 app.add_typer(judge.app, name="judge")
 app.command("scale")(scale.scale)
 app.command("status")(scale.status)

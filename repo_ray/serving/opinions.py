@@ -1,0 +1,78 @@
+"""All evaluators of a run's replies side by side: gold, an LLM behind an endpoint, people."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from repo_ray.evaluation.agreement import BINARY, Agreement, pairwise_agreement
+from repo_ray.evaluation.evaluate import load_evaluation
+from repo_ray.evaluation.hacking import serious
+from repo_ray.evaluation.llm_evaluator import LLMEvaluator, load_opinions, save_opinions
+from repo_ray.serving.rating import load_ratings
+
+Answers = dict[str, dict[Hashable, int | None]]
+
+
+def columns_of(evaluation: Path) -> list[str]:
+    """The evaluated columns of a folder with `evaluation-<column>.parquet`."""
+    names = (path.stem for path in sorted(evaluation.glob("evaluation-*.parquet")))
+    return [name.removeprefix("evaluation-") for name in names]
+
+
+async def ask_llm(
+    evaluator: LLMEvaluator, evaluation: Path, columns: Sequence[str]
+) -> dict[str, int]:
+    """Opinions on every reply of the columns, saved beside them; counts of the invalid by cause."""
+    invalid: dict[str, int] = {}
+    for column in columns:
+        rows = load_evaluation(evaluation, column)
+        opinions = await evaluator.judge_rows(rows)
+        save_opinions(evaluation, column, rows, opinions, evaluator.name)
+        for opinion in opinions:
+            if not opinion.valid:
+                cause = opinion.error.partition(":")[0]
+                invalid[cause] = invalid.get(cause, 0) + 1
+    return invalid
+
+
+def agreements(run: Path, columns: Sequence[str]) -> dict[str, list[Agreement]]:
+    """Cohen's kappa of every pair of evaluators on ratings (quadratic) and on serious issues.
+
+    A person's rating counts only while the reply is still the one that was rated.
+    """
+    evaluation = run / "evaluation"
+    rating: Answers = {"gold": {}}
+    faults: Answers = {"gold": {}}
+    dialogues: dict[Hashable, Hashable] = {}
+    replies: dict[Hashable, str] = {}
+    for column in columns:
+        for row in load_evaluation(evaluation, column):
+            item = _item(column, row)
+            dialogues[item] = (row["set"], row["dialogue_id"])
+            replies[item] = row["reply"]
+            rating["gold"][item] = row["rating"]
+            faults["gold"][item] = int(serious(row))
+        if not (evaluation / f"opinions-{column}.parquet").exists():
+            continue
+        for row in load_opinions(evaluation, column):
+            item, name = _item(column, row), row["evaluator"]
+            rating.setdefault(name, {})[item] = row["rating"]
+            fault = row["serious_issue"]
+            faults.setdefault(name, {})[item] = None if fault is None else int(fault)
+    for one in load_ratings(run):
+        place = {"set": one.set, "dialogue_id": one.dialogue_id, "turn": one.turn}
+        for side in (one.left, one.right):
+            item = _item(side.column, place)
+            if replies.get(item) == side.reply:
+                rating.setdefault(one.rater, {})[item] = side.rating
+                faults.setdefault(one.rater, {})[item] = int(side.serious)
+    return {
+        "rating": pairwise_agreement(rating, dialogues),
+        "serious issue": pairwise_agreement(faults, dialogues, BINARY, "none"),
+    }
+
+
+def _item(column: str, row: Mapping[str, Any]) -> Hashable:
+    return column, row["set"], row["dialogue_id"], row["turn"]
