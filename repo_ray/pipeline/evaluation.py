@@ -15,6 +15,7 @@ from repo_ray.data.examples import DialogueTurn
 from repo_ray.data.reader import read_dialogues, read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
 from repo_ray.evaluation.negotiations import judge_negotiations, save_negotiations
+from repo_ray.evaluation.uses import log_use
 from repo_ray.negotiation.episodes import open_episode
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
@@ -36,6 +37,7 @@ class EvaluationSets:
 
     turns: Mapping[str, Sequence[DialogueTurn]]
     hidden: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    files: Mapping[str, Path]
 
     @property
     def count(self) -> int:
@@ -52,10 +54,11 @@ def evaluation_sets(config: Config, data: Mapping[str, Path]) -> EvaluationSets:
     }
     sets = {n: _selected(data[n], limits[n], config) for n in limits if n in data}
     if sets:
-        return EvaluationSets(sets, {name: read_hidden(data[name], "dialogues") for name in sets})
+        hidden = {name: read_hidden(data[name], "dialogues") for name in sets}
+        return EvaluationSets(sets, hidden, {name: data[name] for name in sets})
     held = read_prompts(data["prompts"], split="heldout")[: limits[ONLINE]]
     turns = [DialogueTurn(prompt.prompt_id, 0, prompt) for prompt in held]
-    return EvaluationSets({ONLINE: turns}, {ONLINE: {}})
+    return EvaluationSets({ONLINE: turns}, {ONLINE: {}}, {})
 
 
 async def evaluate_columns(
@@ -120,6 +123,9 @@ async def evaluate_columns(
                 *(reply(column, name, turn, turn.dialogue_id in explained) for turn in turns)
             )
             rows += evaluate_rows([_row(t, sets.hidden[name]) for t in turns], replies, name)
+            if name in sets.files:
+                file = sets.files[name]
+                log_use(folder.root, name, "evaluation of a model", column=column, data_file=file)
         save_evaluation(folder.evaluation, column, rows)
         columns[column] = rows
         if config.evaluation.negotiations and blob is not None:
