@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError, field_validator
 
 from repo_ray.comparison.methods import METHODS
 from repo_ray.config import ConfigError
+from repo_ray.config.base import NonNegative, Positive, Settings
 from repo_ray.config.load import describe, read_yaml
-from repo_ray.config.settings import NonNegative, Positive, Settings
 
 
 class Comparison(Settings):

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
 from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.config.monitor import MonitorConfig
+from repo_ray.config.supervised import DpoConfig, SupervisedConfig, WarmStartConfig
 
 
 class RunConfig(Settings):
@@ -348,46 +349,6 @@ class LearnerConfig(Settings):
     )
     logprob_chunk: Positive = Field(
         512, description="Tokens whose vocabulary logits exist at one time."
-    )
-
-
-class SupervisedConfig(Settings):
-    """One supervised stage: warm start, SFT, reward model or judge."""
-
-    lr: PositiveFloat = Field(2e-4, description="LoRA on small models: 1e-4 to 3e-4.")
-    batch_size: Positive = Field(16, description="Rows per optimizer step.")
-    epochs: Positive = Field(1, description="Passes over the rows.")
-    max_rows: Positive | None = Field(
-        None, description="Use only this many training rows (stated in the report); null: all."
-    )
-    max_eval_rows: Positive | None = Field(
-        None, description="Use only this many held-out rows; null: all."
-    )
-    top_layers: Positive | None = Field(
-        None,
-        description="Train LoRA in this many of the last layers only; the layers below then run forward only, which on CPU is several times cheaper. null: all layers.",
-    )
-
-
-class WarmStartConfig(SupervisedConfig):
-    """Supervised fine-tuning of the policy before RL."""
-
-    checkpoint: Path | None = Field(
-        None,
-        description="Folder of an earlier warm start (models/warm_start of a run); null: trained first.",
-    )
-
-
-class DpoConfig(SupervisedConfig):
-    """Direct preference optimisation of the policy on preference pairs, from the warm start."""
-
-    lr: PositiveFloat = Field(
-        1e-5,
-        description="DPO paper: 1e-6 for all weights; LoRA takes about ten times that (LoRA Without Regret, 2025), small models more.",
-    )
-    beta: PositiveFloat = Field(
-        0.1,
-        description="Weight of staying near the reference (Rafailov et al. 2023, arXiv 2305.18290, appendix B).",
     )
 
 

@@ -16,7 +16,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.config.settings import Config
+from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.learner.engine import Engine, EngineSettings, ParameterGroup, build_engine
 from repo_ray.models.packing import token_budget_batches
 

@@ -11,7 +11,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.config.settings import Config
+from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.data.examples import Demonstration, Preference, Verdict
 from repo_ray.learner.fitting import TrainingError, choose
 from repo_ray.models.actor_critic import POLICY

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from repo_ray.config.settings import Config, SupervisedConfig
+from repo_ray.config.settings import Config
+from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.data.examples import Demonstration
 from repo_ray.learner.fitting import Objective, Progress, evaluate, fit
 from repo_ray.learner.preparation import adapted, chosen_rows, write_policy

@@ -15,7 +15,7 @@ from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import training_environment
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
-from repo_ray.config.settings import SupervisedConfig
+from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder, fingerprint
