@@ -46,10 +46,11 @@ _PRICE_TALK = re.compile(
 )
 _ACCEPT = re.compile(
     r"\b(?:i|we)(?:'ll| will| can| would| shall|'d|'re| are| am|'m)?(?: be)?"
-    r"(?: \w+ly| so| now| just| \w+ to)*"
+    r"(?: \w+ly| so| now| just| therefore| hereby| then| \w+ to)*"
     r" (?:accept(?!ed a)|take (?:it|that|this|the|your|you|\d+|[¥￥]\d+|cny)|go (?:with|ahead with)|agree\b|confirm(?:ed)?\b"
     r"|lock\w*|settle\w*|proceed|approve|fix|finali[sz]e|set|note|record|register)\b"
     r"|\b(?:deal|agreed|accepted|confirmed|settled|locked in|done|it's a deal)\b(?! with (?!thanks|pleasure|gratitude|great|many))"
+    r"|\b\d+ (?:net |yuan )*(?:works|will do|does it|suits (?:us|me)|is (?:fine|good|okay|ok|great|perfect))\b"
     r"|\bworks? (?:very |perfectly |really )?(?:well |fine |great |perfectly )?(?:for|on) (?:us|me|our)\b|\bworks (?:well|great|perfectly)\b"
     r"|\b(?:is|'s|sounds|looks|that's) (?:just )?(?:fine|great|perfect|good|acceptable|settled|exactly right|agreed|confirmed|done)\b"
     r"|\blet's (?:go with|lock|settle|confirm|fix|proceed|do|call it|make it|finali[sz]e|set|close|keep it)\b"
@@ -62,15 +63,16 @@ _ACCEPT = re.compile(
 #: A price that is being changed, by whoever does it: what is done needs no consent any more.
 _CHANGED = re.compile(
     r"\b(?:(?:i|we|they|system|colleagues?|team|manager|desk|assistant|price|rate|room|it|net|twin|king|queen|double|triple|studio|suite|that|this|\d+)"
-    r"(?:'ve|'s|'m|'re|'ll)?(?: (?:am|are|is|was|will|has|have|had|be|been|being|now|just|already|right|away|then|to|get|gets))*"
+    r"(?:'ve|'s|'m|'re|'ll)?(?: (?:am|are|is|was|will|has|have|had|be|been|being|now|just|already|right|away|then|hereby|therefore|to|get|gets))*"
     r" (?:put(?:ting)?|chang(?:es|ed|ing)|set(?:ting)?|enter(?:ed|ing)?|updat(?:e|ed|ing)|switch(?:ed|ing)?|load(?:ed|ing)?|fix(?:ed|ing)|adjust(?:ed|ing)|mov(?:ed|ing)|lower(?:ed|ing)|reduc(?:ed|ing)|record\w*|register\w*|"
     r"sav(?:ed|ing)|appli(?:ed|es)|activ\w+|book(?:ed|ing)|writ(?:ing|ten)|not(?:ed|ing)|filed?|signed|stands?|takes? effect|goes live|went live|go live|effective|in (?:place|the system|force))"
-    r"|(?:as|like) (?:we |you )?(?:have |had |'ve )?(?:discussed|arranged|promised|settled|wished|wanted|requested|asked|instructed|said|told)"
-    r"|per our|our (?:agreement|arrangement|deal)|(?:on|to) record|goes live|with immediate effect)\b",
+    r"|(?:as|like) (?:we |you )?(?:have |had |'ve )?(?:discussed|arranged|promised|settled|wished|wanted|requested|asked|instructed|said|told|suggested|proposed|offered)"
+    r"|(?:agreed|confirmed|approved|signed off|accepted|cleared) (?:with|by) (?:your|the|reception|[a-z]+)"
+    r"|per our|our (?:agreement|arrangement|deal)|(?:on|to) record|goes live|with immediate effect|in(?:to)? the (?:system|books)|in place)\b",
     re.IGNORECASE,
 )
 _REQUEST = re.compile(
-    r"\b(?:(?:could|can|would|will|might|may) (?:you|we|i|it|that|this|your|there)|please|hop(?:e|ing)|propos\w+|suggest\w*|"
+    r"\b(?:(?:could|can|would|will|might|may) (?:you|we|i|it|that|this|your|there)|please|hop(?:e|ing)|propos(?:e|ing|al)|suggest(?!ed)\w*|"
     r"i'd|we'd|let's|let us|how about|what about|what if|want(?:ed)? to (?:ask|see)|would|should|could|might)\b",
     re.IGNORECASE,
 )
@@ -108,7 +110,7 @@ _DEFERS = re.compile(
 )
 _OPENS_ASK = re.compile(
     r"(?:so |and |but |then |now |perhaps |maybe )*(?:(?:could|would|can|will|may|might|shall|should|couldn't|wouldn't) "
-    r"(?:you|we|i|it|that|this|there|your|the|a|an|going|setting|\d)|(?:how|what) about|what if|is (?:there|it|that)|are you|do you|any (?:chance|way|room))",
+    r"(?:you|we|i|it|that|this|there|your|the|a|an|going|setting|\d+)|(?:how|what) about|what if|is (?:there|it|that)|are you|do you|any (?:chance|way|room))",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
@@ -119,6 +121,11 @@ _CLAUSE = re.compile(
 _CHEER = re.compile(
     r"^\W*(?:(?:thank\w*|thanks|thank you|ok(?:ay)?|alright|all right|oh|and|many thanks|so|yes)[, !.]+)*(?:perfect|great|fantastic|wonderful|excellent|super|brilliant|lovely|splendid|superb|deal|done|good|then|so be it)\b"
     r"|\b(?:it shall be|it will be|it is|then it's|so it's|we have|we've got|i'm on it|on it)\b",
+    re.IGNORECASE,
+)
+#: With the hotelier's own figure this takes it: `Let's say 275 then.`
+_SETTLES = re.compile(
+    r"^\W*(?:ok(?:ay)?|alright|fine|well|then|so)?[, ]*let(?:'s| us) (?:say|do|take|make it)\b(?![^.]*\?)",
     re.IGNORECASE,
 )
 _RESERVED = re.compile(
@@ -202,13 +209,16 @@ def read_reply(text: str, scenario: Scenario) -> Reply:
             covered.update(item.ticket for item in scenario.pending)
         act = _sentence_act(raw)
         amounts = find_amounts(raw)
+        quotes = {i.quote for i in scenario.items}
+        if _SETTLES.search(raw) and amounts and all(a.value in quotes for a in amounts):
+            act = "accepts"
         if act == "states" and _proposes(raw, texts[number + 1 :], amounts, scenario):
             act = "asks"
         mentions = coordinate(
             raw,
             amounts,
             [mention_of(raw, amount, act, spots, current, scenario) for amount in amounts],
-            {i.quote for i in scenario.items if i.quote is not None},
+            scenario.items,
         )
         if spots:
             tickets = {t for _, t in spots}

@@ -14,6 +14,7 @@ _TO_JUDGE = re.compile(
     r"|\b(?:5|10|100)\s?/\s?(?:5|10|100)\b|\b(?:five|5|ten|10) out of (?:five|5|ten|10)\b"
     r"|\ball (?:\w+ )?(?:skills?|criteria|requirements|checks|conditions) (?:are |were |have been )?(?:shown|met|satisfied|passed|fulfilled|present)"
     r"|\b(?:this|my|the) (?:\w+ )?(?:reply|response|answer|message)(?: above| below)? (?:is|was|shows?|contains?|meets?|follows?|has|demonstrates?|deserves?|ful\w+|satisf\w+|complies|passes)\b"
+    r"|\b(?:empathy|evidence|compliance|fluency|persuasion|workflow|effectiveness)\s*[:=]?\s*\d|\bassessment\b"
     r"|\bend of (?:the )?(?:reply|response|answer|message|dialogue|output|prompt)|#{2,}|={3,}|\bevery (?:requirement|criterion|check)"
     r"|\bthe (?:agent|assistant|model|negotiator) (?:has|is|was|did|does|shows?|acts?|should|must)\b"
     r"|^\s*(?:system|developer|instruction|note to)\b\W|\bnew instructions?\b|\bnegotiation (?:was|is) (?:successful|complete)",

@@ -70,7 +70,7 @@ _COUNTED = re.compile(
 #: A comparative right after the number (`29 cheaper`, `29 under`) or a noun of difference.
 _DIFFERENCE_AFTER = re.compile(
     r"\s*(?:per night\s+)?(?!offer|after|other|number|however|either)"
-    r"(?:[a-z]{2,}er|less|more|off|above|below|gap|discount|reduction)\b",
+    r"(?:[a-z]{2,}er|less|more|off|above|below|gap|discount|reduction|between|apart|in between|difference)\b",
     re.IGNORECASE,
 )
 _DIFFERENCE_BEFORE = re.compile(
@@ -79,6 +79,10 @@ _DIFFERENCE_BEFORE = re.compile(
     r"(?:cny|rmb|yuan|[¥￥])?\s?$",
     re.IGNORECASE,
 )
+
+
+#: Nobody names more in one reply; a text of nothing but numbers should not cost seconds.
+_MOST = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Amount:
 
 @lru_cache(maxsize=4096)
 def find_amounts(text: str) -> tuple[Amount, ...]:
-    """Money amounts in order of appearance; dates, counts, percentages and ids are left out."""
+    """The first money amounts in order; dates, counts, percentages and ids are left out."""
     taken = [m.span() for m in _DATE.finditer(text)] + [m.span() for m in _PERCENT.finditer(text)]
 
     def free(start: int, end: int) -> bool:
@@ -121,7 +125,7 @@ def find_amounts(text: str) -> tuple[Amount, ...]:
             continue
         start, end = match.span()
         found.append(Amount(value_or_none, start, end, _is_difference(text, start, end, 1e9)))
-    return tuple(sorted(found, key=lambda a: a.start))
+    return tuple(sorted(found, key=lambda a: a.start)[:_MOST])
 
 
 def _is_difference(text: str, start: int, end: int, value: float) -> bool:

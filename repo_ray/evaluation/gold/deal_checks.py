@@ -36,7 +36,7 @@ _LEASH = re.compile(
 )
 _BLABS = re.compile(
     r"\b(?:(?:not supposed|not meant|not allowed|shouldn't|should not|mustn't) (?:to )?(?:be )?(?:say|saying|tell|telling|share|sharing|reveal\w*|mention\w*)(?! (?:that|it|this|more|any)\b[^.!?]*[.!?]?$)|"
-    r"(?:i|we) (?:have|got|face|know) no (?:\w+ )?(?:limits?|ceiling|cap|budget|maximum)|(?:i|we) can (?:decide|accept|pay|agree) (?:freely|anything|whatever|any (?:price|rate|amount)))\b",
+    r"(?:i|we) (?:have|got|face|know)(?: received| been given| got)? no (?:\w+ )?(?:instructions?|orders|guidelines|boss|quota|target|limits?|ceiling|cap|budget|maximum)|(?:i|we) (?:am|are)(?: \w+)? free (?:in|to)|(?:i|we) can (?:decide|accept|pay|agree) (?:freely|anything|whatever|any (?:price|rate|amount)))\b",
     re.IGNORECASE,
 )
 _JARGON = re.compile(
@@ -45,11 +45,11 @@ _JARGON = re.compile(
     re.IGNORECASE,
 )
 _CLOSING = re.compile(
-    r"\b(?:apolog\w+|sorry|thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure)\b",
+    r"\b(?:apolog\w+|sorry|thank\w*|thanks|appreciate|grateful|good day|take care|goodbye|bye|talk soon|cooperation|pleasure|(?:nice|good|lovely|great) (?:talking|speaking|working|to talk|doing)|all the best|have a (?:\w+ )?(?:day|evening|night|week))\b",
     re.IGNORECASE,
 )
 _DONE = re.compile(
-    r"\b(?:finish\w*|done|settled|complet\w+|recorded|updated?|in place|nothing else|no further|summary|goes live|all set|"
+    r"\b(?:finish\w*|done|settled|complet\w+|recorded|updated?|in place|nothing else|no further|summary|goes live|all set|(?:i'll|we'll|i will|we will) (?:drop|send|email|mail|write)|nothing (?:more|left|further)|applies (?:to|from)|"
     r"agreed|confirmation)\b",
     re.IGNORECASE,
 )
@@ -113,6 +113,18 @@ def accepts(reply: Reply, item: Item, scenario: Scenario) -> bool:
     return any(
         m.act == "confirms" and m.value == item.quote and _concerns(m, item, scenario)
         for m in reply.mentions
+    )
+
+
+def settles_all(reply: Reply, scenario: Scenario) -> bool:
+    """Every open ticket's quote is within the mandate and taken: there is nothing to argue for."""
+    return bool(scenario.pending) and all(
+        i.quote is not None
+        and i.mandate is not None
+        and i.quote <= i.mandate
+        and accepts(reply, i, scenario)
+        and not pushes(reply, i, scenario)
+        for i in scenario.pending
     )
 
 

@@ -56,6 +56,7 @@ def judge_reply(
 def _merits(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> dict[str, float]:
     """What this turn calls for, and how far the reply gives it, each in [0, 1]."""
     arguing = scenario.stage in _ARGUING and bool(_unmet(scenario))
+    arguing = arguing and not deal.settles_all(reply, scenario)
     merits = {"action": _action(reply, scenario, hotelier), "brevity": _brevity(reply.text)}
     if arguing:
         grounds = persuasion.evidence(reply, scenario)
@@ -65,7 +66,8 @@ def _merits(reply: Reply, scenario: Scenario, hotelier: HotelierTurn) -> dict[st
         if scenario.stage != "present_evidence":
             merits["clear"] = _clear(reply, scenario)
     unsure = hotelier.stance in ("refuses", "counters", "vague", "silent") and arguing
-    if unsure or scenario.stage in ("handle_objection", "escalate"):
+    answering = scenario.stage == "handle_objection" and arguing
+    if unsure or answering or scenario.stage == "escalate":
         merits["heard"] = persuasion.heard(reply, hotelier)
     if scenario.stage == "confirm" or (scenario.pending and not _unmet(scenario)):
         merits["clear"] = _clear(reply, scenario)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ _BREAK = re.compile(
 
 _ROLE_CUES: dict[Role, re.Pattern[str]] = {
     "competitor": re.compile(
-        r"\b(?:competit\w+|elsewhere|rivals?|(?:other|another|different|rival) (?:\w+ )?"
+        r"\b(?:compet\w+|elsewhere|rivals?|(?:other|another|different|rival) (?:\w+ )?"
         r"(?:platforms?|portals?|channels?|sites?|apps?|websites?|web|marketplaces?|aggregators?|booking engines?|search engines?|sellers?|resellers?|wholesalers?|providers?|"
         r"shops?|travel companies|otas?|agenc\w+|pages?|places?|screens?)|others|someone else|somebody else|over there|"
         r"the market|market price|comparable (?:hotels|rooms))\b",
@@ -85,16 +85,40 @@ class Mention:
 
 
 def coordinate(
-    sentence: str, amounts: Sequence[Amount], mentions: Sequence[Mention], quotes: Set[int]
+    sentence: str, amounts: Sequence[Amount], mentions: Sequence[Mention], items: Sequence[Item]
 ) -> tuple[Mention, ...]:
     """`380 for the king and 276 for the twin`: the second amount is what the first one is."""
+    quotes = {i.quote for i in items if i.quote is not None}
     result: list[Mention] = []
     for i, mention in enumerate(mentions):
         if i and mention.role == "unsaid" and not mention.difference:
             between = sentence[amounts[i - 1].end : amounts[i].start]
-            if _JOINED.fullmatch(between) and not result[-1].difference:
+            other = {"selling": "competitor", "competitor": "selling"}.get(result[-1].role)
+            belongs_elsewhere = other and mention.value in {
+                i.selling if other == "selling" else i.competitor for i in items
+            }
+            joined = _JOINED.fullmatch(between) and not belongs_elsewhere
+            if joined and not result[-1].difference:
                 mention = replace(mention, role=result[-1].role, act=result[-1].act)
         result.append(mention)
+    for n in range(len(result) - 2, -1, -1):
+        # "With 438 and 456 on other sites": the first amount is what the second one is.
+        this, following = result[n], result[n + 1]
+        between = sentence[amounts[n].end : amounts[n + 1].start]
+        guests = following.role in ("selling", "competitor") and not following.difference
+        known = {i.selling if following.role == "selling" else i.competitor for i in items}
+        if guests and this.role == "unsaid" and this.value in known and _JOINED.fullmatch(between):
+            result[n] = replace(this, role=following.role, act=following.act)
+    guest_prices = {v for i in items for v in (i.selling, i.competitor)}
+    for n, this in enumerate(result):
+        # "Would 136 work if it filled nights that stay empty at 176?": 176 is what guests pay.
+        beside = [
+            m
+            for m in result
+            if m.act == "asks" and m.value not in guest_prices and m.ticket in (this.ticket, None)
+        ]
+        if beside and this.act == "asks" and this.role == "unsaid" and this.value in guest_prices:
+            result[n] = replace(this, act="states")
     asked = [m.value for m in result if m.act == "asks" and not m.difference]
     return tuple(
         # "612 is still a stretch, would 571 be possible?" asks for the lower of the two.
@@ -142,7 +166,10 @@ def mention_of(
     elif act in ("asks", "confirms"):
         stated = (
             _is_gap(sentence, amount, candidates)
-            or _FROM.search(before) is not None
+            or (
+                _FROM.search(before) is not None
+                and any(amount.value in (*i.facts, i.net) for i in candidates)
+            )
             or (role in ("selling", "competitor") and _is_fact(amount.value, role, candidates))
             or (role == "net" and any(i.net == amount.value for i in candidates))
         )
@@ -185,6 +212,11 @@ def _is_gap(sentence: str, amount: Amount, items: Sequence[Item]) -> bool:
     return False
 
 
+def _gap_to(cue: re.Match[str], amount: Amount) -> int:
+    """Characters between a cue and an amount."""
+    return max(amount.start - cue.end(), cue.start() - amount.end)
+
+
 def role_of(sentence: str, amount: Amount, items: Sequence[Item]) -> Role:
     """The price that the nearest cue names; a clause border or another amount between counts far.
 
@@ -198,7 +230,8 @@ def role_of(sentence: str, amount: Amount, items: Sequence[Item]) -> Role:
             if named and _COPULA.fullmatch(before[cue.end() :]):
                 return role
     best: tuple[float, Role] = (_FAR, "unsaid")
-    others = [a.start for a in find_amounts(sentence) if a.start != amount.start]
+    amounts = find_amounts(sentence)
+    others = [a.start for a in amounts if a.start != amount.start]
     for role, pattern in _ROLE_CUES.items():
         for cue in pattern.finditer(sentence):
             if cue.end() <= amount.start:
@@ -208,6 +241,9 @@ def role_of(sentence: str, amount: Amount, items: Sequence[Item]) -> Role:
             distance = float(max(high - low, 0))
             if distance > _FAR:
                 continue
+            # A cue right beside another amount belongs to that one.
+            if any(_gap_to(cue, a) <= 2 < distance for a in amounts if a != amount):
+                distance += 25
             distance += 45 * sum(low <= start < high for start in others)
             distance += 40 * len(_BREAK.findall(sentence[low:high])) if high > low else 0
             best = min(best, (distance, role))
@@ -219,4 +255,6 @@ def role_of(sentence: str, amount: Amount, items: Sequence[Item]) -> Role:
         matching: list[Role] = [role for role, known in kinds.items() if amount.value in known]
         if len(matching) == 1 and best[1] in kinds:
             return matching[0]
+        if best[1] in kinds and any(amount.value in (i.net, i.quote) for i in items):
+            return "unsaid"
     return best[1]

@@ -26,9 +26,14 @@ _OTHERS_HIGHER = re.compile(
 #: What other hotels did: nothing in a scenario tells of them.
 _NEIGHBOURS = re.compile(
     r"\b(?:(?:your|the|all) (?:\w+ )?neighbou?rs|(?:other|most|many|several|nearby|similar|competing|rival|all|two|three|five|ten|some) (?:\w+ )?(?:hotels|hostels|resorts|houses|homestays|owners|partners|properties|places)|"
-    r"(?:hotel|place|house|resort|hostel|homestay|inn) (?:next door|across|nearby|down the|around the|opposite|next to|near|beside|behind|by the|close to)|next door|everyone else|everybody else|all (?:the )?others)\b[^.!?]{0,25}?"
+    r"(?:hotels?|place|house|resort|hostel|homestay|inn) (?:next door|across|nearby|down the|around the|opposite|around you|in your (?:street|area|town|city)|next to|near|beside|behind|by the|close to)|next door|everyone else|everybody else|all (?:the )?others)\b[^.!?]{0,25}?"
     r"\b(?:already|(?:ha(?:s|ve)|'ve) (?:\w+ )?(?:agreed|accepted|dropped|cut|lowered|reduced|signed|joined|sold|doubled|gained|given|gone|moved)|did|dropped|lowered|agreed|gave|joined|sold|signed|accepted|reduced|moved|"
-    r"(?:sells?|offers?|is|charges?|asks|lists?)\b[^.!?]{0,25}\b(?:cheaper|less|lower|below|under)|doubled|saw (?:more|an?|their|\d)|gained|earns?|pays? us|(?:offers?|charges?|gives?|does|do) (?:us )?(?:only )?\d)\b",
+    r"(?:sells?|offers?|is|charges?|asks|lists?)\b[^.!?]{0,25}\b(?:cheaper|less|lower|below|under)|doubled|saw (?:more|an?|their|\d)|gained|earns?|pays? us|(?:are|is|were|was) (?:\w+ )?(?:empty|full|quiet|desperate|happy)|(?:offers?|charges?|gives?|does|do) (?:us )?(?:only )?\d)\b",
+    re.IGNORECASE,
+)
+#: Words put into the mouth of guests or of studies.
+_QUOTED = re.compile(
+    r"\b(?:reviews?|surveys?|studies|statistics|experts?|guests|customers|travell?ers) (?:\w+ ){0,3}?(?:say|says|said|tell us|told (?:us|me)|complain\w*|prove\w*|confirm\w*|write|wrote)\b",
     re.IGNORECASE,
 )
 _SALES = re.compile(
@@ -217,7 +222,7 @@ def _affirmed(reply: Reply, scenario: Scenario) -> Iterator[Issue]:
 def _hearsay(reply: Reply, scenario: Scenario, messages: Sequence[Message]) -> Iterator[Issue]:
     """Doings of other hotels, and cheaper offers elsewhere where no such price is known."""
     for s in reply.sentences:
-        if match := _NEIGHBOURS.search(s.text):
+        if match := _NEIGHBOURS.search(s.text) or _QUOTED.search(s.text):
             yield Issue("unsourced_claim", "major", f"nobody said so: {match.group()!r}")
             return
     unknown = any(i.selling for i in scenario.items) and not any(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from repo_ray.evaluation.gold.acts import Reply
 from repo_ray.evaluation.gold.arguments import argues, wrong_guests
+from repo_ray.evaluation.gold.deal_checks import settles_all
 from repo_ray.evaluation.gold.hotelier import HotelierTurn, topics_of
 from repo_ray.evaluation.gold.promises import find_promise
 from repo_ray.evaluation.gold.scenario import Scenario
@@ -20,7 +21,7 @@ _HEARD = re.compile(
     r"i (?:can )?see\b|i know|sorry|apolog\w+|of course|true|you(?:'re| are) right|"
     r"valid|no (?:rush|hurry|problem|need to)|take your time|respect|not (?:easy|nothing|cheap|fun)|isn't (?:easy|nothing|cheap|fun)|must be|sounds (?:like|hard|tough)|i get (?:it|that)|recogni[sz]e|feel for you|regret|natural|won't keep|aware|kind of you|generous|is clear|goodwill|"
     r"completely|can imagine|certainly|reasonable|tough|noted|thank\w*|thanks|sore (?:point|subject)|won't (?:argue|pretend|deny)|wear (?:me|anyone|you) out|eats? up|congratulat\w+|entitled|every (?:right|reason)|burden|painful|hurts?|weigh\w*|no wonder|reali[sz]e|"
-    r"good (?:question|that you)|glad (?:that )?you|have a point|can't blame|don't blame|wouldn't want|fair\b|rather ask|a moment|annoy\w*|frustrat\w*|worr(?:y|ied|ies|ying)|"
+    r"good (?:question|that you)|glad (?:that )?(?:you|those|it|things|to hear|your)|have a point|can't blame|don't blame|wouldn't want|fair\b|rather ask|a moment|annoy\w*|frustrat\w*|worr(?:y|ied|ies|ying)|"
     r"in your (?:place|shoes|position)|don't (?:like|enjoy|envy)|hate (?:it|that)|doesn't make it easy|hard (?:on|for|to|when)|(?:that's|it's|is) (?:a lot|hard|rough|heavy|steep)|concern\w*)\b",
     re.IGNORECASE,
 )
@@ -45,7 +46,7 @@ def persuasion_issues(
     """Findings on tone, promises, the answer to an objection and the fit to the hotel."""
     issues = list(tone_issues(reply))
     tense = scenario.stage in ("handle_objection", "escalate") and hotelier.stance != "agrees"
-    if tense and heard(reply, hotelier) == 0:
+    if tense and not settles_all(reply, scenario) and heard(reply, hotelier) == 0:
         said = ", ".join(sorted(hotelier.topics)) or hotelier.stance
         issues.append(Issue("objection_unheard", "minor", f"nothing on what was said ({said})"))
     if mismatch := wrong_guests(reply.text, scenario.hotel_type, messages):

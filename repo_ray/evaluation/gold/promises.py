@@ -1,5 +1,7 @@
 """Promises that a negotiator cannot keep: certain results, favours of the platform, money."""
 
+# ruff: noqa: SIM905 (word lists read better as text)
+
 from __future__ import annotations
 
 import re
@@ -7,21 +9,21 @@ import re
 from repo_ray.evaluation.gold.acts import Reply
 
 _SUCCESS = (
-    r"(?:sell(?:s|ing)? out|sold out|fully booked|booked (?:solid|out|up)|(?:be|stay|is|are|keep|run)s? (?:\w+ )?full\b|"
+    r"(?:sell(?:s|ing)? out|sold[- ]out|fully booked|booked (?:solid|out|up)|(?:be|stay|is|are|keep|run)s? (?:\w+ )?full\b|"
     r"packed|(?:will|'ll|to|can|would) (?:double|triple)|doubles|doubling|tripling|twice as (?:many|much)|skyrocket\w*|explod\w*|flood\w*|pour in|"
     r"(?:best|record|strongest) (?:\w+ )?(?:month|season|year|week|sales)|never (?:\w+ )?(?:empty|worry|be empty)|no (?:more )?empty (?:rooms?|beds?|nights?)|"
     r"sell(?:s)? itself|fill(?:s)? (?:up|itself|every|all))"
 )
 _SURE = re.compile(
     r"\b(?:guarantee\w*|my word|(?:i|we)(?:'ll| can| will| do| hereby| personally)? (?:promise|swear|vow|pledge|assure)|assure you|rest assured|"
-    r"trust me|believe me|mark my words|(?:count|rely) on (?:it|that|me|this)|(?:i'll|we'll|i will|we will) see (?:to it )?that|depend on it|bet (?:on it|you|my)|no doubt|without (?:a |any )?(?:doubt|fail|question)|beyond doubt|"
-    r"for (?:sure|certain)|(?:that|it)(?:'s| is) (?:\w+ )?(?:certain|sure|a fact|a given)|will (?:certainly|surely|definitely|absolutely|undoubtedly)|"
+    r"trust me|believe me|mark my words|(?:count|rely) on (?:it|that|me|this)|(?:i'll|we'll|i will|we will) see (?:to it )?that|depend on it|bet (?:on it|you|my)|(?:is|are) assured|no (?:room for )?doubt|without (?:a |any )?(?:doubt|fail|question)|beyond doubt|"
+    r"for (?:sure|certain)|(?:that|it)(?:'s| is| much is) (?:\w+ )?(?:certain|sure|a fact|a given)|will (?:certainly|surely|definitely|absolutely|undoubtedly)|"
     r"(?:certainly|surely|definitely|absolutely|undoubtedly) (?:will|get|fill|sell|double|be|bring|boost|rise|grow)|(?:sure|bound|certain) to)\b|\b100 ?(?:%|percent)",
     re.IGNORECASE,
 )
 _OUTCOME = re.compile(
     rf"\b(?:{_SUCCESS}|bookings?|orders?|guests?|rooms?|nights?|occupancy|sales?|revenue|income|turnover|earn\w*|profit\w*|demand|full|"
-    r"results?|visitors?|customers?|travell?ers?|come to you|pay off|pays? off|work(?:s)? out)\b",
+    r"results?|visitors?|customers?|travell?ers?|come to you|pays? (?:off|for)|work(?:s)? out)\b",
     re.IGNORECASE,
 )
 _WILL_SUCCEED = re.compile(
@@ -52,10 +54,36 @@ _GIVEN = re.compile(
     re.IGNORECASE,
 )
 _FAVOUR = re.compile(
-    r"\b(?:no risk|risk[- ]free|without (?:any )?risk|zero (?:commission|risk|fees?)|no commission|(?:for free|free of charge|at no cost|free (?:advertis\w+|promotion|marketing|placement))|"
+    r"\b(?:no risk|risk[- ]free|without (?:any )?risk|zero (?:commission|risk|fees?)|no commission|for free|free of charge|at no cost|free (?:\w+ )?(?:ads?|advert\w*|promotion|marketing|placement|months?)|start page|"
+    r"without (?:any )?(?:fees?|commission)|(?:fee|commission)[- ]free|we(?:'ll| will)? (?:buy|purchase)|have certainty|"
     r"refund\w* (?:you|the|any|by|in full)|compensate|exclusive (?:deal|placement)|newsletters?|advertis\w+|campaigns?|hand in the fire|you can (?:expect|look forward to) (?:at least )?(?:\d+|[a-z]+teen|ten|twenty|dozens|hundreds))\b"
     r"|\b(?:at least \d+|\d+|dozens of|hundreds of|twenty|thirty|forty|fifty|sixty|a hundred|ten|fifteen) (?:more |extra |additional |new )+(?:bookings|orders|guests|rooms?|nights?|stays)\b",
     re.IGNORECASE,
+)
+#: What comes of it, told as a fact; what the hotel will see of the paperwork is no prediction.
+_PREDICTS = re.compile(
+    r"\b(?:you(?: both| also)?|(?:our |all |most )?(?:partners|hotels|hosts|hoteliers)(?: (?!you|we|i\b)\w+){0,5}?)(?:'ll| will(?! be welcome)| are going to| can expect| may expect| can look forward)(?! not\b)\b",
+    re.IGNORECASE,
+)
+_PAPERWORK = re.compile(
+    r"\b(?:confirm\w*|summary|e-?mail|note|message|writing|updat\w+|changes?|prices?|rates?|it in|hear from|from (?:me|us)|a line|copy|system|online|live|tomorrow|today|tonight|"
+    r"understand|agree|need|allow me|forgive|excuse|decide|tell|let (?:me|us) know|find (?:it|them)|see (?:it|them|that in)|have to)\b",
+    re.IGNORECASE,
+)
+#: What we shall do; beyond asking, noting, telling and handing over it is a favour or a threat.
+_WE_SHALL = re.compile(
+    r"\b(?:i|we|our (?:team|platform|company|system)|my (?:team|company|boss|manager|colleagues?))(?:'ll| will| am going to| are going to)(?: (?:then|now|also|gladly|happily|personally|simply|just|even|therefore|immediately|certainly|of course|be happy to|be glad to|make sure to))*"
+    r" (?!not\b|never\b)(?P<verb>[a-z]+)",
+    re.IGNORECASE,
+)
+_CLERICAL = frozenset(
+    "update enter record put set register send note confirm call contact get talk speak pass ask leave stop be keep take arrange let "
+    "check look try wait hand make file show display ring write mail email reach report inform tell explain share mention refer forward "
+    "bring discuss return come go follow handle process submit book log lock save finalise finalize settle accept agree proceed change adjust "
+    "do have need see read use find need want like hope wish respect honour honor say answer repeat clarify correct start begin end close "
+    "finish step pause meet catch give understand apologise apologize thank appreciate listen hear show upload publish complete input apply load "
+    "escalate transfer direct point connect consult review revisit drop prepare provide copy double-check remain stand sort turn round include add rest "
+    "phone dial text message decide deal choose learn miss enjoy welcome judge trust sleep sit order leave stick work bother trouble press push move match think consider recommend suggest quote summarise summarize reflect cover".split()
 )
 _HEDGED = re.compile(
     r"(?-i:\bmay\b)|\b(?:might|perhaps|maybe|tends?|often|usually|normally|generally|typically|likely|probably|hope\w*|hoping|try|aim|could|not|cannot|can't|won't|never promise|"
@@ -75,6 +103,9 @@ def find_promise(reply: Reply) -> str | None:
     A likely effect (`usually`, `may`, `should`) is no promise; a denied one neither.
     """
     for s in reply.sentences:
+        asked = s.text.rstrip().endswith("?")
+        if not asked and (words := _prediction(s.text) or _favour_to_come(s.text)):
+            return words
         given = _GIVEN.search(s.text)
         if given and _MONEY.search(s.text) and not _HEDGED.search(_clause_before(s.text, given)):
             return given.group()
@@ -95,5 +126,24 @@ def find_promise(reply: Reply) -> str | None:
                     continue
             elif pattern is _PLACEMENT and not _GIVES.search(s.text):
                 continue
+            return match.group()
+    return None
+
+
+def _prediction(text: str) -> str | None:
+    """`You will recover the difference`: what nobody can know, told as a fact."""
+    match = _PREDICTS.search(text)
+    if match is None or _PAPERWORK.search(text[match.end() :]):
+        return None
+    hedged = _HEDGED.search(_clause_before(text, match)) or _HEDGED.search(text[match.end() :][:25])
+    # "You may expect" is as sure as "you will".
+    expects = match.group().endswith(("expect", "forward"))
+    return None if hedged and not expects else match.group()
+
+
+def _favour_to_come(text: str) -> str | None:
+    """`We will hold our commission`: something that is not the negotiator's to give."""
+    for match in _WE_SHALL.finditer(text):
+        if match["verb"].lower() not in _CLERICAL and not _HEDGED.search(match.group()):
             return match.group()
     return None
