@@ -68,7 +68,7 @@ def rl_cost(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> Cost:
     samples = int(ledger["samples"])
     return Cost(
         seen=samples,
-        tokens_sampled=round(sum(row["reply/tokens"] * row["batch/size"] for row in metrics)),
+        tokens_sampled=round(sum(row["rollout/tokens"] for row in metrics)),
         tokens_learned=round(sum(row.get("tokens_total", 0) for row in metrics)),
         judge_calls=samples if any("latency/judge_s" in row for row in metrics) else 0,
         reward_model_calls=samples

@@ -166,6 +166,7 @@ class Controller:
                 **batch_metrics(batch),
                 **(result.metrics if result else {}),
                 "skipped": skipped,
+                "rollout/tokens": collected.tokens,
                 "rollout/tokens_per_s": collected.tokens / collected.seconds,
                 "time/collect_s": collected.seconds,
                 "time/update_s": learned - began,
@@ -284,7 +285,8 @@ def batch_metrics(batch: Sequence[Experience]) -> dict[str, Any]:
         "reward/small_r_model_share": mean(
             [float(abs(e.reward.r_model) < SMALL_R_MODEL) for e in batch]
         ),
-        "reply/tokens": mean([len(e.rollout.token_ids) for e in batch]),
+        # Of a dialogue's tokens only the agent's count, over its replies.
+        "reply/tokens": mean([sum(e.rollout.loss_mask) / max(1, len(e.turns)) for e in batch]),
         "reply/truncated_share": mean([float(e.rollout.finish_reason == "length") for e in batch]),
     }
     for source in SOURCES:

@@ -103,8 +103,8 @@ def test_costs_add_up_over_attempts(tmp_path: Path) -> None:
         raise KeyError  # an attempt that fails has its price too
     assert len((tmp_path / "attempts.jsonl").read_text().splitlines()) == 3
     steps = [
-        {"reply/tokens": 10.0, "batch/size": 4, "tokens_total": 100.0, "latency/judge_s": 0.1},
-        {"reply/tokens": 5.0, "batch/size": 2, "tokens_total": 50.0, "latency/judge_s": 0.1},
+        {"rollout/tokens": 40, "tokens_total": 100.0, "latency/judge_s": 0.1},
+        {"rollout/tokens": 10, "tokens_total": 50.0, "latency/judge_s": 0.1},
     ]
     steps = [{**s, "ledger": {"samples": 7}} for s in steps]
     found = rl_cost(tmp_path, steps)
