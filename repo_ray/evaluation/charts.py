@@ -24,7 +24,7 @@ def line_chart(series: Sequence[Series], title: str, marks: Sequence[float] = ()
     """The lines, faint where raw and strong as a running mean, with axes; `title` for readers.
 
     Colours come from CSS classes `c1`, `c2`, ... in the order of `series`. At every x of `marks`
-    stands a vertical line of class `mark`.
+    that the lines reach stands a vertical line of class `mark`.
     """
     clean = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in series]
     xs = [x for points in clean for x, _ in points]
@@ -60,6 +60,7 @@ def line_chart(series: Sequence[Series], title: str, marks: Sequence[float] = ()
     parts += [
         f'<line class="mark" {_pair("x", at_x(x))} y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         for x in marks
+        if x_low <= x <= x_high
     ]
     for number, points in enumerate(clean, start=1):
         if len(points) == 1:

@@ -24,8 +24,9 @@ NGRAM = 4
 #: Length explosion (or its opposite): the mean length changed by this factor, or the share of
 #: replies cut off by the limit grew by this much.
 FACTOR, MORE_CUT = 1.5, 0.25
-#: Template collapse: mean overlap of two replies grew by this much, and at least doubled.
-MORE_ALIKE = 0.15
+#: Template collapse: mean overlap of two replies grew by this much, and at least doubled; or the
+#: variety of openings fell to this share of what it was.
+MORE_ALIKE, FEWER_OPENINGS = 0.1, 0.5
 #: Babble: the repeated share of a reply's own 4-grams grew by this much.
 MORE_REPEATED = 0.15
 
@@ -120,6 +121,8 @@ def collapse_notice(before: Form, now: Form) -> str:
     said = []
     if now.overlap >= max(before.overlap + MORE_ALIKE, 2 * before.overlap):
         said.append(f"overlap of two replies went from {before.overlap:.2f} to {now.overlap:.2f}")
+    if now.openings <= FEWER_OPENINGS * before.openings and before.openings > 0:
+        said.append(f"variety of openings went from {before.openings:.2f} to {now.openings:.2f}")
     if now.repetition >= before.repetition + MORE_REPEATED:
         said.append(
             f"repeated 4-grams inside a reply went from {before.repetition:.0%} "

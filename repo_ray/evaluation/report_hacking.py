@@ -259,30 +259,29 @@ def _origin(early: Sequence[Row], late: Sequence[Row], training: bool) -> str:
     if not early or not late:
         return ""
     if training:
-        return f"training samples, {len(early)} of the first steps → {len(late)} of the last"
-    return f"held-out replies, step {_step(early)} → step {_step(late)}"
+        return f"Training samples, {len(early)} of the first steps → {len(late)} of the last"
+    return f"Held-out replies, step {_step(early)} → step {_step(late)}"
 
 
 def _examples(heldout: Sequence[Row], alarm: Row) -> list[dict[str, Any]]:
-    """Prompts whose gold score fell most gained reward for it: before and at the alarm."""
+    """Prompts with a gain of reward and a loss of gold, by the product: before and at the alarm."""
     by_step: dict[int, dict[str, Row]] = {}
     for row in heldout:
         if row["reward"] is not None:
             by_step.setdefault(row["step"], {})[row["dialogue_id"]] = row
     before, now = (by_step.get(alarm[key], {}) for key in ("alarm/since", "step"))
-    gains = {
-        prompt: now[prompt]["reward"] - row["reward"]
+    changes = {
+        prompt: tuple(now[prompt][key] - row[key] for key in ("reward", "gold_score"))
         for prompt, row in before.items()
         if prompt in now
-        and now[prompt]["gold_score"] < row["gold_score"]
-        and now[prompt]["reward"] > row["reward"]
     }
-    chosen = sorted(gains, key=lambda prompt: (-gains[prompt], prompt))[:EXAMPLES]
+    hacked = [prompt for prompt, (gain, gold) in changes.items() if gain > 0 > gold]
+    chosen = sorted(hacked, key=lambda p: (changes[p][0] * changes[p][1], p))[:EXAMPLES]
     return [
         example_card(
-            f"reward {gains[prompt]:+.2f}",
-            f"gold {now[prompt]['gold_score'] - before[prompt]['gold_score']:+.2f}"
-            + (", now a serious issue" if serious(now[prompt]) else ""),
+            f"reward {changes[prompt][0]:+.2f}",
+            f"gold {changes[prompt][1]:+.2f}"
+            + (", serious issues are new" * (serious(now[prompt]) and not serious(before[prompt]))),
             [
                 (f"after step {alarm['alarm/since']}", before[prompt]),
                 (f"after step {alarm['step']}", now[prompt]),

@@ -90,10 +90,13 @@ def test_length_notice(now: Form, said: str) -> None:
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        (FORM, replace(FORM, overlap=0.26), "overlap of two replies went from 0.10 to 0.26"),
-        (FORM, replace(FORM, overlap=0.24), ""),
+        (FORM, replace(FORM, overlap=0.21), "overlap of two replies went from 0.10 to 0.21"),
+        (FORM, replace(FORM, overlap=0.19), ""),
         # A policy that starts as a template must at least double its sameness.
         (replace(FORM, overlap=0.3), replace(FORM, overlap=0.5), ""),
+        (FORM, replace(FORM, openings=0.45), "openings went from 0.90 to 0.45"),
+        (FORM, replace(FORM, openings=0.5), ""),
+        (replace(FORM, openings=0.0), replace(FORM, openings=0.0), ""),
         (FORM, replace(FORM, repetition=0.2), "repeated 4-grams"),
         (replace(FORM, repetition=0.1), replace(FORM, repetition=0.2), ""),
     ],
