@@ -13,14 +13,3 @@ def thread_environment(threads: int, alone: bool = False) -> dict[str, str]:
     """
     variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     return variables if alone else {**variables, "OMP_WAIT_POLICY": "PASSIVE"}
-
-
-def training_environment(threads: int, alone: bool = False) -> dict[str, str]:
-    """As `thread_environment`, for an actor that trains.
-
-    glibc gives large freed blocks back to the system at once, and every micro-batch asks for
-    them again: keeping them saves the page faults (a tenth of an update, two cores,
-    SmolLM2-135M). On GPUs this changes nothing that matters.
-    """
-    kept = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-    return thread_environment(threads, alone) | kept

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
-from repo_ray.actors.environment import training_environment
+from repo_ray.actors.environment import thread_environment
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
@@ -100,7 +100,7 @@ class LearnerGroup:
             "num_cpus": learner.cpus,
             "num_gpus": learner.gpus,
             "max_restarts": 0,
-            "runtime_env": {"env_vars": training_environment(learner.threads, alone=alone)},
+            "runtime_env": {"env_vars": thread_environment(learner.threads, alone=alone)},
         }
         return [
             LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]

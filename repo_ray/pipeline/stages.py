@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
-from repo_ray.actors.environment import training_environment
+from repo_ray.actors.environment import thread_environment
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
 from repo_ray.config.supervised import SupervisedConfig
@@ -125,7 +125,7 @@ async def train_stage(
         num_cpus=config.learner.cpus,
         num_gpus=config.learner.gpus,
         max_concurrency=2,
-        runtime_env={"env_vars": training_environment(config.learner.threads)},
+        runtime_env={"env_vars": thread_environment(config.learner.threads)},
     ).remote()
     try:
         work = asyncio.ensure_future(
