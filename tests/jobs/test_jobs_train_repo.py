@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from repo_ray.pipeline.monitor import read_checks
 from repo_ray.training.checkpoints import latest_checkpoint
+from repo_ray.training.metrics import read_metrics
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -30,6 +32,10 @@ def config(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("job") / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_tree))
     return path
+
+
+#: Checks on held-out prompts before the first step, after the second and after the last.
+MONITOR = "monitor={every: 2, prompts: 8, max_share: 2.0}"
 
 
 def start(config: Path, runs: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -54,7 +60,7 @@ def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run's folder. It was stopped by SIGTERM after its first step, then resumed."""
     runs = tmp_path_factory.mktemp("runs")
     folder = runs / "tiny"
-    process = start(config, runs)
+    process = start(config, runs, MONITOR)
     try:
         limit = time.monotonic() + 600
         while not (folder / "checkpoints" / "step-000001").is_dir():
@@ -70,7 +76,7 @@ def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert stopped is not None
     assert stopped.step in (1, 2)
     assert not (folder / "summary.json").exists()
-    finish(start(config, runs, "--resume"), 0)
+    finish(start(config, runs, MONITOR, "--resume"), 0)
     return folder
 
 
@@ -121,7 +127,7 @@ def test_the_reward_is_the_papers_formula(steps: list[list[dict[str, Any]]]) -> 
 
 def test_gae_and_losses_recompute_from_disk(run: Path, steps: list[list[dict[str, Any]]]) -> None:
     """Plain loops over the saved numbers; nothing of the package's own algorithms."""
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics = read_metrics(run)
     assert [m["step"] for m in metrics] == [1, 2, 3]
     for rows, measured in zip(steps, metrics, strict=True):
         raw: list[list[float]] = []
@@ -160,6 +166,28 @@ def test_sampler_and_learner_agree_on_the_log_probs(steps: list[list[dict[str, A
     """fp32 on both sides, temperature 0.9: the first forward pass sees the policy that sampled."""
     for row in (row for rows in steps for row in rows):
         assert row["new_logprobs"] == pytest.approx(row["behaviour_logprobs"], abs=2e-3)
+
+
+def test_held_out_prompts_are_checked_before_during_and_after(
+    run: Path, steps: list[list[dict[str, Any]]]
+) -> None:
+    """The run was stopped and resumed in between: every check is there once, whole."""
+    rows = read_checks(run)
+    assert Counter(row["step"] for row in rows) == {0: 8, 2: 8, 3: 8}
+    asked = {step: {r["dialogue_id"] for r in rows if r["step"] == step} for step in (0, 2, 3)}
+    assert asked[0] == asked[2] == asked[3]
+    assert not asked[0] & {row["prompt_id"] for batch in steps for row in batch}
+    for row in rows:
+        e = max(-100.0, min(100.0, row["e_judge"] + row["e_func"]))
+        assert row["reward"] == pytest.approx(row["r_model"] + abs(row["r_model"]) * e / 100)
+    metrics = read_metrics(run, 0)
+    assert [m["step"] for m in metrics] == [0, 1, 2, 3]
+    for step in (0, 2, 3):
+        golds = [row["gold_score"] for row in rows if row["step"] == step]
+        assert metrics[step]["heldout/gold"] == pytest.approx(sum(golds) / 8)
+    assert "heldout/gold" not in metrics[1]
+    assert metrics[3]["alarm/since"] in (0, 2)
+    assert "Is it hacking?" in (run / "report.html").read_text()
 
 
 def test_the_report_is_written_and_the_adapter_is_a_peft_folder(run: Path) -> None:
