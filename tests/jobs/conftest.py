@@ -41,4 +41,5 @@ def tiny_tree(tiny_model: Path) -> dict[str, Any]:
             "turns_per_dialogue": 1,
             "bootstrap": 50,
         },
+        "monitor": {"every": 2, "prompts": 8, "max_share": 2.0},
     }
