@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +69,8 @@ def check(
         earlier = read_check(against) if against else None
         rubric = load_rubric(config.judge.rubric)
         rows = read_verdicts(verdicts, split="heldout")
-        chosen = random.Random(config.run.seed).sample(rows, min(samples, len(rows)))
+        random.Random(config.run.seed).shuffle(rows)
+        chosen = rows[:samples]  # fewer samples are some of the same
         ask = _endpoint(config) if checkpoint is None else _local(config, checkpoint)
         seed, min_auc = config.run.seed, config.judge.min_auc
         result = asyncio.run(check_judge(ask, rubric, chosen, min_auc, seed))
@@ -119,10 +121,13 @@ def _local(config: Config, checkpoint: Path) -> Ask:
 
     disable_progress_bar()
 
-    async def ask(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score]:
+    @lru_cache(maxsize=1)  # one model in memory, loaded anew for another order only
+    def loaded(rubric: Rubric) -> LocalJudge:
         with user_errors(CheckpointError, ModelNotFoundError):
-            judge = LocalJudge(checkpoint, rubric, config, config.judge.pool.threads)
-        return judge.score(items)
+            return LocalJudge(checkpoint, rubric, config, config.judge.pool.threads)
+
+    async def ask(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score]:
+        return loaded(rubric).score(items)
 
     return ask
 
@@ -160,9 +165,10 @@ def _show(console: Any, result: dict[str, Any]) -> list[str]:
         return "none" if value is None else f"{value:.3f}"
 
     moved: dict[str, Any] = result.get("drift", {"criteria": {}, "findings": []})
-    table = Table("criterion", "labels (+)", "AUC", "calibration error", "flips: again", "moved")
+    table = Table("criterion", "labels (+)", "AUC", "ECE", "again", "moved")
+    table.columns[0].min_width = max(map(len, result["criteria"]))
     if "drift" in result:
-        table.add_column("flips: drift")
+        table.add_column("drift")
         table.add_column("AUC change")
     for name, c in result["criteria"].items():
         cells = [f"{c['labels']} ({c['positives']})", number(c["auc"])]
@@ -173,6 +179,10 @@ def _show(console: Any, result: dict[str, Any]) -> list[str]:
             cells += [share(then["flips"]), number(then["auc_change"])]
         table.add_row(name, *cells)
     console.print(table)
+    console.print(
+        "AUC and ECE (expected calibration error) against the labels; share of verdicts that "
+        "flip when asked again, with the criteria moved, and (drift) since the earlier check"
+    )
     identity = result["judge"]
     console.print(f"judge: {identity['name']}", markup=False)
     hashes = ", ".join(f"{part} {identity[part][:12]}" for part in ("rubric", "prompt", "model"))
