@@ -169,14 +169,12 @@ def _show(console: Any, result: dict[str, Any]) -> list[str]:
     table.columns[0].min_width = max(map(len, result["criteria"]))
     if "drift" in result:
         table.add_column("drift")
-        table.add_column("AUC change")
     for name, c in result["criteria"].items():
         cells = [f"{c['labels']} ({c['positives']})", number(c["auc"])]
         cells += [number(c["calibration_error"])]
         cells += [share(c["repeat_flips"]), share(c["order_flips"])]
         if "drift" in result:
-            then = moved["criteria"].get(name, {"flips": None, "auc_change": None})
-            cells += [share(then["flips"]), number(then["auc_change"])]
+            cells.append(share(moved["criteria"].get(name, {"flips": None})["flips"]))
         table.add_row(name, *cells)
     console.print(table)
     console.print(

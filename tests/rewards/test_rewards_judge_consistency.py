@@ -193,7 +193,8 @@ def test_drift_is_measured_over_the_replies_in_common() -> None:
     assert found["criteria"]["rude"]["flips"] == 0.5
     assert found["criteria"]["thanks"]["flips"] == 0.0
     assert found["e_judge_change"] == -20.0
-    assert found["criteria"]["rude"]["auc_change"] == -0.5
+    assert found["criteria"]["rude"]["auc_change"] is None  # other replies are in it
+    assert drift(check(honest), check(harsh))["criteria"]["rude"]["auc_change"] == -0.5
     assert found["findings"] == ["rude: 50% of the verdicts differ from the earlier check"]
     with pytest.raises(JudgeCheckError, match="no reply in common"):
         drift(check(honest, ROWS[:4]), check(honest, ROWS[4:]))

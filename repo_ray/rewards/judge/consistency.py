@@ -159,7 +159,8 @@ def sample_key(row: Verdict) -> str:
 def drift(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """How verdicts moved between two checks, over the replies that both judged.
 
-    `changed` names the hashes that differ. Raises `JudgeCheckError` where no reply is in both.
+    `changed` names the hashes that differ; `auc_change` is there where both judged the same
+    replies and no others. Raises `JudgeCheckError` where no reply is in both.
     """
     before = {a["key"]: a for a in old["answers"]}
     pairs = [(before[a["key"]], a) for a in new["answers"] if a["key"] in before]
@@ -168,8 +169,9 @@ def drift(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     sides = [[pair[i]["likelihoods"] for pair in pairs] for i in (0, 1)]
     shared = [c for c in new["criteria"] if c in old["criteria"]]
     criteria = {c: _flips(c, sides[0], sides[1]) for c in shared}
+    same = before.keys() == {a["key"] for a in new["answers"]}
     for c, figures in criteria.items():
-        a, b = old["criteria"][c]["auc"], new["criteria"][c]["auc"]
+        a, b = (check["criteria"][c]["auc"] if same else None for check in (old, new))
         figures["auc_change"] = None if a is None or b is None else b - a
     moved = [b["value"] - a["value"] for a, b in pairs if None not in (a["value"], b["value"])]
     changed = [
