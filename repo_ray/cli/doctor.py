@@ -70,9 +70,12 @@ def _on_ray(config: Config, address: str | None, engine: bool, timeout_s: float)
 
     try:
         with cluster.connected(address):
-            yield cluster.placement(config)
-            if engine:
+            placed = cluster.placement(config)
+            yield placed
+            if engine and placed.status == "ok":
                 yield cluster.canary(config, timeout_s)
+            elif engine:
+                yield Check("canary", "warn", "not tried: the engine may find no place")
     except ConnectionError as error:
         yield Check(
             "ray", "fail", f"no cluster at {address}: {error}", "Check --address and the token"

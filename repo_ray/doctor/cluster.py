@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from transformers.utils.logging import disable_progress_bar
 
+from repo_ray.actors.environment import thread_environment
 from repo_ray.actors.rollout import RolloutActor
 from repo_ray.config import Config
 from repo_ray.doctor.check import Check
@@ -118,7 +119,7 @@ def _canary(config: Config, timeout_s: float) -> str:
     engine = RolloutActor.options(  # type: ignore[attr-defined]
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        runtime_env={"env_vars": engine_environment(config)},
+        runtime_env={"env_vars": thread_environment(pool.threads) | engine_environment(config)},
     ).remote(config, folder, "doctor")
 
     def ask(method: str, *arguments: Any) -> Any:
