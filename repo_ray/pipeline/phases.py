@@ -27,6 +27,8 @@ from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
 from repo_ray.pipeline.signals import Stopped, stop_requests
 from repo_ray.pipeline.stages import run_stages
 from repo_ray.pipeline.summary import MemoryWatch, summarise
+from repo_ray.rewards.judge.consistency import judge_identity
+from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rollouts.publication import EngineState
 from repo_ray.training.checkpoints import latest_checkpoint
 from repo_ray.training.dialogues import Episodes
@@ -165,6 +167,7 @@ class Pipeline:
             self._canary,
             self.folder.phases(),
             memory.peak_gib,
+            self._judge(system.folders.judge),
         )
         write_json(root / "summary.json", summary)
         report = ReportData(
@@ -180,6 +183,13 @@ class Pipeline:
         )
         write_report(root / "report.html", report)
         return root / "report.html"
+
+    def _judge(self, folder: Path | None) -> dict[str, str] | None:
+        """Hashes of rubric, prompt and model, so that a judge that changes has a name."""
+        judge = self.config.judge
+        if not judge.enabled:
+            return None
+        return judge_identity(judge, load_rubric(judge.rubric), folder)
 
     # --- phases -------------------------------------------------------------------------
 

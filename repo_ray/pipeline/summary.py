@@ -77,8 +77,9 @@ def summarise(
     canary: Mapping[str, Mapping[str, float]],
     phases: Mapping[str, Mapping[str, Any]],
     peak_memory_gib: float,
+    judge: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of `summary.json`."""
+    """The content of `summary.json`; `judge` says which judge it was (hashes), None if off."""
     resamples, seed = config.evaluation.bootstrap, config.run.seed
     titles = list(columns)
     ledger = outcome.ledger
@@ -131,6 +132,7 @@ def summarise(
         "seconds": {name: phase["seconds"] for name, phase in phases.items()},
         "stages": {name: phase["result"] for name, phase in phases.items()},
         "peak_memory_gib": peak_memory_gib,
+        "judge": judge,
     }
 
 

@@ -103,6 +103,14 @@ def test_the_summary_agrees_with_a_recount_of_the_trajectories(
     assert samples["issued"] == samples["consumed"] + sum(samples["dropped"].values())
 
 
+def test_the_summary_names_the_judge_by_what_its_verdicts_depend_on(
+    summary: dict[str, Any],
+) -> None:
+    assert summary["judge"]["kind"] == "local"
+    for part in ("rubric", "prompt", "model"):
+        assert len(summary["judge"][part]) == 64
+
+
 def test_every_engine_ends_with_the_learners_last_adapter(summary: dict[str, Any]) -> None:
     adapters = summary["adapters"]
     assert adapters["engines"]

@@ -14,9 +14,13 @@ COMBINATIONS = (
         {"enhancement": {"combine": "normalised_sum"}},
     ),
     Method("rule_gated", "Gated by rules", "rl", {"enhancement": {"combine": "rule_gated"}}),
-    # Without a reward model R_model is 1, so the reward is the multiplier.
+    # Without a reward model R_model is 1, so the reward is the multiplier, never negative. Until the
+    # value network knows that, a lambda below 1 credits the last tokens and teaches short replies.
     Method(
-        "no_reward_model", "REPO without reward model", "rl", {"reward_model": {"enabled": False}}
+        "no_reward_model",
+        "REPO without reward model",
+        "rl",
+        {"reward_model": {"enabled": False}, "algorithm": {"gae_lambda": 1.0}},
     ),
     Method("no_judge", "REPO without judge", "rl", {"judge": {"enabled": False}}),
     Method("no_rules", "REPO without rules", "rl", {"rules": {"enabled": False}}),
