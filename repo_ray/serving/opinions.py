@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 from repo_ray.evaluation.agreement import BINARY, Agreement, pairwise_agreement
 from repo_ray.evaluation.evaluate import load_evaluation
 from repo_ray.evaluation.hacking import serious
-from repo_ray.evaluation.llm_evaluator import LLMEvaluator, load_opinions, save_opinions
+from repo_ray.evaluation.llm_evaluator import (
+    LLMEvaluator,
+    invalid_causes,
+    load_opinions,
+    save_opinions,
+)
 from repo_ray.serving.rating import load_ratings
 
 Answers = dict[str, dict[Hashable, int | None]]
@@ -25,16 +31,13 @@ async def ask_llm(
     evaluator: LLMEvaluator, evaluation: Path, columns: Sequence[str]
 ) -> dict[str, int]:
     """Opinions on every reply of the columns, saved beside them; counts of the invalid by cause."""
-    invalid: dict[str, int] = {}
+    invalid: Counter[str] = Counter()
     for column in columns:
         rows = load_evaluation(evaluation, column)
         opinions = await evaluator.judge_rows(rows)
         save_opinions(evaluation, column, rows, opinions, evaluator.name)
-        for opinion in opinions:
-            if not opinion.valid:
-                cause = opinion.error.partition(":")[0]
-                invalid[cause] = invalid.get(cause, 0) + 1
-    return invalid
+        invalid.update(invalid_causes(opinions))
+    return dict(invalid)
 
 
 def agreements(run: Path, columns: Sequence[str]) -> dict[str, list[Agreement]]:
