@@ -169,6 +169,9 @@ def _find_gguf() -> tuple[Path, str]:
 def _convert(gguf: Path, target: Path) -> None:
     """Writes `target` as a dense bf16 folder; it appears complete or not at all."""
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    if not torch.cuda.is_available():
+        # `save_pretrained` imports DeepSpeed, which would warn that it finds no GPU.
+        os.environ["DS_ACCELERATOR"] = "cpu"
     try:
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,

@@ -18,6 +18,10 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
     this run's own is started: a bare `ray.init()` would join any that is left on the machine.
     """
     chosen = address or environment("RAY_ADDRESS") or "local"
+    if chosen == "local":
+        # Ray warns that its own default, token authentication, is on: said below.
+        name = "ray._private.authentication.authentication_token_setup"
+        logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.init(
         address=chosen,
         namespace=namespace(config.run.name),
@@ -30,4 +34,6 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
     dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
     write_json(folder.cluster, {"address": gcs, "dashboard": dashboard, "run": config.run.name})
     kind = "embedded Ray cluster" if chosen == "local" else f"Ray cluster at {gcs}"
-    return f"{kind}, dashboard {dashboard or 'not running'}"
+    if not dashboard:
+        return f"{kind}, dashboard not running"
+    return f"{kind}, dashboard {dashboard} (its token: ray get-auth-token)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import ray
 from rich.console import Console
 from rich.logging import RichHandler
+from transformers.utils.logging import disable_progress_bar
 
 from repo_ray.actors.learner import LearnerError
 from repo_ray.actors.pool import PoolError
@@ -65,6 +66,7 @@ def run(
 def exit_status(job: Callable[[Display], None]) -> int:
     """0 finished, 1 failed, 2 bad input, 143 stopped on request and saved; errors in one message."""
     errors = _error_console()
+    disable_progress_bar()
     try:
         job(Display())
         return FINISHED
