@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from repo_ray.config.settings import PoolConfig
+from repo_ray.config.pool import PoolConfig
 
 log = logging.getLogger(__name__)
 

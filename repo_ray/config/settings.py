@@ -12,7 +12,15 @@ from pydantic import Field, model_validator
 
 from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
 from repo_ray.config.dialogue import DialogueConfig
+from repo_ray.config.learning import AlgorithmConfig, LearnerConfig
 from repo_ray.config.monitor import MonitorConfig
+from repo_ray.config.pool import PoolConfig
+from repo_ray.config.rewards import (
+    EnhancementConfig,
+    JudgeConfig,
+    RewardModelConfig,
+    RulesConfig,
+)
 from repo_ray.config.supervised import DpoConfig, SupervisedConfig, WarmStartConfig
 
 
@@ -121,39 +129,6 @@ class SamplingConfig(Settings):
     )
 
 
-class PoolConfig(Settings):
-    """One pool of actors of the same kind."""
-
-    replicas: NonNegative = Field(
-        1, description="Actors at start; `repo-ray scale` changes it while the run goes on."
-    )
-    cpus: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="CPUs reserved per actor (fractions allowed)."
-    )
-    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs reserved per actor.")
-    threads: Positive = Field(
-        1,
-        description="OMP/torch threads per actor; on CPU, more than the cores in all makes everything slower.",
-    )
-    max_in_flight: Positive = Field(
-        16, description="Calls in flight per actor; more wait in the pool's queue."
-    )
-    max_queue: Positive = Field(
-        4096,
-        description="Calls waiting in the pool; a full queue makes callers wait (back-pressure).",
-    )
-    timeout_s: PositiveFloat = Field(
-        120.0, description="Limit of one call; a call over it fails and the actor is checked."
-    )
-    start_timeout_s: PositiveFloat = Field(300.0, description="Limit for an actor to come up.")
-    max_restarts: NonNegative = Field(
-        20, description="Restarts of the whole pool before the run stops."
-    )
-    resources: dict[str, float] = Field(
-        default_factory=dict, description="Custom Ray resources per actor, for placement."
-    )
-
-
 class RolloutConfig(Settings):
     """vLLM rollout engines."""
 
@@ -180,175 +155,6 @@ class RolloutConfig(Settings):
     canary_tolerance: PositiveFloat = Field(
         0.1,
         description="Mean absolute log-prob difference (nats) allowed between engine and PEFT for the canary adapter; bf16 gives 0.03.",
-    )
-
-
-class RewardModelConfig(Settings):
-    """The preference-trained reward model."""
-
-    enabled: bool = Field(True, description="Off: R_model is 1 for every reply.")
-    checkpoint: Path | None = Field(
-        None, description="Folder written by jobs/train_reward_model.py; null: trained first."
-    )
-    pool: PoolConfig = PoolConfig(cpus=0.5, threads=2, max_in_flight=64)
-    batch_tokens: Positive = Field(
-        8192, description="Tokens per forward pass of the dynamic batch."
-    )
-    max_wait_ms: NonNegative = Field(
-        20, description="How long the first request of a batch waits for company."
-    )
-
-
-class JudgeConfig(Settings):
-    """The LLM judge."""
-
-    enabled: bool = Field(True, description="Off: E_judge is 0.")
-    kind: Literal["local", "endpoint"] = Field(
-        "local",
-        description="`local`: the base model with a tuned judge adapter, no key needed; `endpoint`: any OpenAI-compatible server.",
-    )
-    rubric: Path | None = Field(
-        None, description="YAML rubric; null: the built-in negotiation rubric."
-    )
-    checkpoint: Path | None = Field(
-        None, description="Folder written by jobs/train_judge.py (local); null: trained first."
-    )
-    base_url: str = Field("", description="Endpoint URL, for example http://judge:8000/v1.")
-    model: str = Field("", description="Model name at the endpoint.")
-    api_key_env: str = Field(
-        "OPENAI_API_KEY",
-        description="Environment variable that holds the key; the key itself never enters a config.",
-    )
-    request_timeout_s: PositiveFloat = Field(60.0, description="Limit of one endpoint request.")
-    max_retries: NonNegative = Field(
-        4,
-        description="Retries of a request (time-out, 429, 5xx, malformed answer) before the score is invalid.",
-    )
-    min_auc: Fraction = Field(
-        0.65,
-        description="Local judge: a criterion with a lower held-out AUC is switched off, visibly.",
-    )
-    pool: PoolConfig = PoolConfig(cpus=0.5, threads=2, max_in_flight=32)
-
-    @model_validator(mode="after")
-    def _endpoint(self) -> JudgeConfig:
-        if self.kind == "endpoint" and self.enabled and not (self.base_url and self.model):
-            raise ValueError("judge.kind is endpoint: judge.base_url and judge.model must be set")
-        if self.kind == "local" and (self.base_url or self.model):
-            raise ValueError(
-                "judge.base_url and judge.model have no effect when judge.kind is local"
-            )
-        if self.kind == "endpoint" and self.checkpoint is not None:
-            raise ValueError("judge.checkpoint has no effect when judge.kind is endpoint")
-        return self
-
-
-class RulesConfig(Settings):
-    """The programmatic reward functions."""
-
-    enabled: bool = Field(True, description="Off: E_func is 0.")
-    path: Path | None = Field(
-        None, description="YAML list of rules with points; null: the built-in negotiation rules."
-    )
-    time_limit_s: PositiveFloat = Field(
-        2.0, description="Limit for one reply's rules; a rule that hangs is killed and named."
-    )
-    pool: PoolConfig = PoolConfig(cpus=0.25, threads=1, max_in_flight=8, timeout_s=30.0)
-
-
-class EnhancementConfig(Settings):
-    """How the three sources become one reward."""
-
-    combine: Literal["repo", "weighted_sum", "normalised_sum", "rule_gated"] = Field(
-        "repo", description="`repo` is the paper's R·(1 ± E/n); the others are for comparison."
-    )
-    n: PositiveFloat = Field(100.0, description="Clip and scale of E_enh (paper: 100).")
-
-
-class AlgorithmConfig(Settings):
-    """PPO as REPO uses it, or GRPO."""
-
-    advantage: Literal["gae", "group"] = Field(
-        "gae",
-        description="`gae`: a value network and generalised advantage estimation (paper: actor-critic); `group`: replies to one prompt are compared with each other and there is no value network (GRPO, arXiv 2402.03300).",
-    )
-    group_size: Positive = Field(
-        1,
-        description="Replies per prompt and step; run.batch_size counts replies. 1 with `gae`, 2 or more with `group` (GRPO paper: 64).",
-    )
-    clip: PositiveFloat = Field(0.2, description="Unstated in the paper; PPO (Schulman 2017).")
-    gamma: Fraction = Field(
-        1.0, description="Unstated; undiscounted, since one reply is one decision episode."
-    )
-    gae_lambda: Fraction = Field(0.95, description="Unstated; PPO for RLHF (Ziegler 2019).")
-    value_clip: PositiveFloat = Field(
-        0.2, description="Unstated; clipped value loss as in Ziegler 2019."
-    )
-    ratio: Literal["behaviour", "decoupled"] = Field(
-        "behaviour",
-        description="Denominator of the PPO ratio: the engine's log-probs, or a proximal forward with importance weight capped at 2.",
-    )
-    ppo_epochs: Positive = Field(
-        1, description="Passes over each batch; one keeps the update on-policy."
-    )
-    minibatches: Positive = Field(1, description="Optimizer steps per pass.")
-    whiten_advantages: bool = Field(
-        True, description="Zero mean, unit variance over the batch's response tokens."
-    )
-    entropy_coef: Annotated[float, Field(ge=0)] = Field(0.0, description="Unstated; off.")
-    truncation: Literal["bootstrap", "terminal"] = Field(
-        "terminal",
-        description="A reply cut by the length limit: `terminal` takes its reward as final (the reply is what the hotelier would get); `bootstrap` adds the value of the next state.",
-    )
-
-    @model_validator(mode="after")
-    def _estimator(self) -> AlgorithmConfig:
-        if self.advantage == "gae":
-            if self.group_size != 1:
-                raise ValueError(
-                    f"algorithm.group_size is {self.group_size}, but algorithm.advantage is gae, which takes one reply per prompt"
-                )
-            return self
-        if self.group_size < 2:
-            raise ValueError("algorithm.advantage is group: algorithm.group_size must be 2 or more")
-        for key in ("gamma", "gae_lambda", "value_clip", "whiten_advantages", "truncation"):
-            if getattr(self, key) != AlgorithmConfig.model_fields[key].default:
-                raise ValueError(f"algorithm.{key} has no effect when algorithm.advantage is group")
-        return self
-
-
-class LearnerConfig(Settings):
-    """The central learner."""
-
-    world_size: Positive = Field(1, description="Learner ranks (GPUs, or CPU processes).")
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        2, description="DeepSpeed ZeRO stage; 3 shards the frozen base too."
-    )
-    cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs reserved per rank.")
-    gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs reserved per rank.")
-    threads: Positive = Field(2, description="Torch threads per rank.")
-    timeout_s: PositiveFloat = Field(1800.0, description="Limit of one update.")
-    policy_lr: PositiveFloat = Field(
-        1e-6, description="Paper: 1e-6 (32B); small models need 1e-4 to 3e-4."
-    )
-    value_lr: PositiveFloat = Field(
-        1e-5,
-        description="Unstated; the value network starts from nothing, so ten times the policy's.",
-    )
-    policy_max_grad_norm: PositiveFloat = Field(
-        1.0,
-        description="Clipped on its own: a global norm would let the value loss throttle the policy.",
-    )
-    value_max_grad_norm: PositiveFloat = Field(
-        1.0, description="As above, for value adapter and head."
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Unstated; off.")
-    warmup_steps: NonNegative = Field(2, description="Linear warm-up (paper: 2).")
-    micro_batch_tokens: Positive = Field(
-        4096, description="Padded tokens per forward and backward pass."
-    )
-    logprob_chunk: Positive = Field(
-        512, description="Tokens whose vocabulary logits exist at one time."
     )
 
 

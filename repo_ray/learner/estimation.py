@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repo_ray.algorithms.advantages import gae, placed_rewards, whiten
 from repo_ray.algorithms.grpo import group_advantages
-from repo_ray.config.settings import AlgorithmConfig
+from repo_ray.config.learning import AlgorithmConfig
 from repo_ray.learner.table import Table
 from repo_ray.records import Experience
 

@@ -18,7 +18,8 @@ from repo_ray.algorithms.ppo import (
     policy_loss,
     value_loss,
 )
-from repo_ray.config.settings import AlgorithmConfig, Config
+from repo_ray.config.learning import AlgorithmConfig
+from repo_ray.config.settings import Config
 from repo_ray.learner.batching import Filler, length, micro_batches, minibatches, share
 from repo_ray.learner.checkpoint import (
     HEAD,

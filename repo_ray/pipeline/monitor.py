@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config import Config
-from repo_ray.config.settings import MonitorConfig
+from repo_ray.config.monitor import MonitorConfig
 from repo_ray.data.reader import DataError, read_hidden, read_prompts
 from repo_ray.evaluation.collapse import collapse_notice, form, length_notice
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from repo_ray.config import Config
-from repo_ray.config.settings import PoolConfig
+from repo_ray.config.pool import PoolConfig
 from repo_ray.planning import memory
 from repo_ray.planning.architecture import Architecture
 from repo_ray.planning.memory import GIB, Items

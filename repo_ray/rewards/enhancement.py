@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from repo_ray.config.settings import EnhancementConfig
+from repo_ray.config.rewards import EnhancementConfig
 from repo_ray.records import Reward
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from repo_ray.config.settings import EnhancementConfig
+from repo_ray.config.rewards import EnhancementConfig
 from repo_ray.records import Message, Prompt, Score, scores_from_json
 from repo_ray.rewards.enhancement import combine
 from repo_ray.rewards.judge.rubric import Rubric

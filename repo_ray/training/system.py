@@ -22,7 +22,7 @@ from repo_ray.actors.scorers import (
     RulesActor,
 )
 from repo_ray.config import Config
-from repo_ray.config.settings import PoolConfig
+from repo_ray.config.pool import PoolConfig
 from repo_ray.records import Source
 from repo_ray.rollouts.engine import engine_environment
 from repo_ray.training.publication import Publisher

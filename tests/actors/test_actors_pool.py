@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from repo_ray.actors.pool import ActorPool, CallTimeoutError, PoolError
-from repo_ray.config.settings import PoolConfig
+from repo_ray.config.pool import PoolConfig
 
 NAMESPACE = "pool-test"
 

@@ -2,15 +2,8 @@
 
 import random
 
-from repo_ray.config.settings import (
-    AlgorithmConfig,
-    Config,
-    LearnerConfig,
-    LoraShape,
-    ModelConfig,
-    RunConfig,
-    SamplingConfig,
-)
+from repo_ray.config.learning import AlgorithmConfig, LearnerConfig
+from repo_ray.config.settings import Config, LoraShape, ModelConfig, RunConfig, SamplingConfig
 from repo_ray.records import Experience, Prompt, Reward, Rollout
 
 VOCAB = 61

@@ -20,7 +20,7 @@ import repo_ray
 from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config import Config
 from repo_ray.config.load import validate
-from repo_ray.config.settings import MonitorConfig
+from repo_ray.config.monitor import MonitorConfig
 from repo_ray.evaluation.report import ReportData, render
 from repo_ray.learner.ppo_learner import UpdateResult
 from repo_ray.negotiation.datasets import build_datasets

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from repo_ray.config.settings import JudgeConfig
+from repo_ray.config.rewards import JudgeConfig
 from repo_ray.fencing import neutralise
 from repo_ray.records import Message, Prompt
 from repo_ray.rewards.judge.endpoint import EndpointJudge, JudgeUnavailableError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repo_ray.config.settings import EnhancementConfig
+from repo_ray.config.rewards import EnhancementConfig
 from repo_ray.rewards.enhancement import combine, enhance
 
 REWARDS = st.floats(-1e6, 1e6)

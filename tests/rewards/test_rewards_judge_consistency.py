@@ -18,7 +18,8 @@ import yaml
 from typer.testing import CliRunner
 
 from repo_ray.cli import app
-from repo_ray.config.settings import JudgeConfig, LoraShape
+from repo_ray.config.rewards import JudgeConfig
+from repo_ray.config.settings import LoraShape
 from repo_ray.data.examples import Verdict
 from repo_ray.models.adapters import add_adapters
 from repo_ray.models.loading import fingerprint, load_base

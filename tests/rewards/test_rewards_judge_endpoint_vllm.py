@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from repo_ray.config.settings import JudgeConfig
+from repo_ray.config.rewards import JudgeConfig
 from repo_ray.models.loading import resolve_model
 from repo_ray.records import Message, Prompt, Score
 from repo_ray.rewards.judge.endpoint import EndpointJudge, JudgeUnavailableError

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from repo_ray.config.settings import EnhancementConfig
+from repo_ray.config.rewards import EnhancementConfig
 from repo_ray.records import (
     TRAJECTORIES_SCHEMA,
     Prompt,

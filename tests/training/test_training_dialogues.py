@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repo_ray.config.dialogue import DialogueConfig
-from repo_ray.config.settings import EnhancementConfig
+from repo_ray.config.rewards import EnhancementConfig
 from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.learner.ppo_learner import UpdateResult
 from repo_ray.learner.table import SampleUpdate

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from repo_ray.config.settings import JudgeConfig
+from repo_ray.config.rewards import JudgeConfig
 from repo_ray.data.examples import Verdict
 from repo_ray.records import Message, Prompt, Score
 from repo_ray.rewards.declaration import RewardConfigError

@@ -16,7 +16,7 @@ import openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from repo_ray.config.settings import JudgeConfig
+from repo_ray.config.rewards import JudgeConfig
 from repo_ray.records import Prompt, Score
 from repo_ray.rewards.judge.prompt import answer_schema, is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Rubric
