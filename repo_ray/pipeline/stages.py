@@ -54,7 +54,8 @@ async def run_stages(
             display.update(None, None, text)
 
         tell("starting")
-        result = await train_stage(config, stage, model, data[DATA[stage]], out, tell)
+        alone = len(pending) == 1
+        result = await train_stage(config, stage, model, data[DATA[stage]], out, tell, alone=alone)
         folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
         progress[stage] = "done"
 
@@ -114,10 +115,12 @@ async def train_stage(
     out: Path,
     tell: Callable[[str], None],
     start: Path | None = None,
+    alone: bool = True,
 ) -> dict[str, Any]:
     """Runs one stage in an actor of its own, telling its progress in words every second.
 
-    `sft` and `dpo` continue from the adapter blob `start`. Raises what the stage raises.
+    `sft` and `dpo` continue from the adapter blob `start`. `alone`: nothing else computes
+    meanwhile. Raises what the stage raises.
     """
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
         name=f"trainer-{stage}",
@@ -125,7 +128,7 @@ async def train_stage(
         num_cpus=config.learner.cpus,
         num_gpus=config.learner.gpus,
         max_concurrency=2,
-        runtime_env={"env_vars": thread_environment(config.learner.threads)},
+        runtime_env={"env_vars": thread_environment(config.learner.threads, alone=alone)},
     ).remote()
     try:
         work = asyncio.ensure_future(
