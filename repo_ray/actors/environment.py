@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import ray
+
+#: Training asks for and frees blocks of ever changing sizes. glibc spends up to a quarter of the
+#: time of a step on that; jemalloc, which comes with Ray, does not when it keeps what it has and
+#: splits any free block: a learner update 19-21 s against 26-30 s, with a third less memory
+#: (two cores, SmolLM2-135M).
+_ALLOCATOR = Path(ray.__file__).parent / "core" / "libjemalloc.so"
+_ALLOCATOR_SETTINGS = (
+    "oversize_threshold:0,dirty_decay_ms:-1,muzzy_decay_ms:-1,lg_extent_max_active_fit:20"
+)
+
 
 def thread_environment(threads: int, alone: bool = False) -> dict[str, str]:
     """For an actor that computes with `threads` threads.
@@ -13,4 +26,8 @@ def thread_environment(threads: int, alone: bool = False) -> dict[str, str]:
     are as fast as spinning alone, and half the speed of sleeping where two processes share.
     """
     variables = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    return variables if alone else {**variables, "OMP_WAIT_POLICY": "PASSIVE"}
+    if not alone:
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
+    if _ALLOCATOR.is_file():
+        variables |= {"LD_PRELOAD": str(_ALLOCATOR), "MALLOC_CONF": _ALLOCATOR_SETTINGS}
+    return variables

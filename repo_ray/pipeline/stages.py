@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,16 +96,21 @@ def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, Super
 
 
 def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping[str, Path]) -> str:
-    """What the stage's result depends on."""
+    """What the stage's result depends on; files by content, so that a run folder may move."""
+    rubric = config.judge.rubric if stage == "judge" else None
     return fingerprint(
         settings.model_dump(mode="json"),
         config.lora.model_dump(mode="json"),
         config.model.model_dump(mode="json"),
         config.run.seed,
-        config.data.build_preferences,
-        str(data[DATA[stage]]),
-        str(config.judge.rubric) if stage == "judge" else "",
+        _sha256(data[DATA[stage]]),
+        _sha256(rubric) if rubric else "",
     )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 async def train_stage(
