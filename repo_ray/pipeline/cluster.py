@@ -25,17 +25,19 @@ T = TypeVar("T")
 _EMBEDDED = "local"
 #: An embedded cluster does not grow; on a busy machine Ray takes a while to say what fits.
 EMBEDDED_PLACEMENT_S = 20.0
-#: The head may restart where it keeps its state outside, but Ray itself ends a driver that has not
-#: reached it for 60 s, and says little.
+#: A head may come back, where it keeps its state outside. Ray itself ends a driver that has not
+#: reached it for 60 s.
 HEAD_LOST_AFTER_S = 30.0
-HEAD_CHECK_EVERY_S = 5.0
-CONNECT_TIMEOUT_S = 5.0
-#: For actors to be let go of and files to be closed when the head is lost.
+#: A connection is held to notice its end at once, and opened again to notice a silent one. gRPC
+#: servers close one that says nothing after two minutes.
+HOLD_S, RECONNECT_S, CONNECT_TIMEOUT_S = 10.0, 0.2, 5.0
+#: For actors to be let go of and files to be closed when the cluster is lost.
 CLEANUP_S = 10.0
+_ADVICE = "submit the job with --resume to another one: it continues from its last checkpoint"
 
 
-class HeadLostError(Exception):
-    """The cluster's head is gone, and with it the cluster."""
+class ClusterLostError(Exception):
+    """The head or the driver's own node is gone, and with it the cluster."""
 
 
 def connect(config: Config, folder: RunFolder, address: str | None) -> str:
@@ -71,7 +73,7 @@ def run_there(
 ) -> T:
     """Runs `work` on the connected cluster once it has room for every actor of `config`.
 
-    Raises `PlacementError` before `work` starts, `HeadLostError`, and what `work` raises.
+    Raises `PlacementError` before `work` starts, `ClusterLostError`, and what `work` raises.
     """
     limit = config.run.placement_timeout_s
     if _chosen(address) == _EMBEDDED:
@@ -85,59 +87,79 @@ def run_there(
         except BaseException:
             work.close()
             raise
-        return await while_head_lives(work, ray.get_runtime_context().gcs_address)
+        context = ray.get_runtime_context()
+        own = next(n for n in ray.nodes() if n["NodeID"] == context.get_node_id())
+        node = f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}"
+        return await while_cluster_lives(work, context.gcs_address, node)
 
     return asyncio.run(main())
 
 
-async def while_head_lives(work: Coroutine[Any, Any, T], address: str) -> T:
-    """What `work` returns or raises; `HeadLostError` if nothing answers at `address` any more.
+async def while_cluster_lives(work: Coroutine[Any, Any, T], head: str, node: str) -> T:
+    """What `work` returns or raises; `ClusterLostError` if the cluster is gone.
 
-    Without a head, calls fail in many ways or hang; the loss is what a person has to know.
+    `head` and `node` are addresses (host:port) of the head and of the driver's own node. Without
+    them calls hang or fail in many ways, and Ray may end the process without a word: the loss is
+    noticed here, and told at once.
     """
     task = asyncio.ensure_future(work)
-    lost = asyncio.ensure_future(_lost(address))
+    watches = {
+        asyncio.ensure_future(_gone(node, 0.0)),
+        asyncio.ensure_future(_gone(head, HEAD_LOST_AFTER_S)),
+    }
+    error: BaseException | None = None
     try:
-        await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, *watches}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             error = task.exception()
-            if error is None or isinstance(error, Stopped) or await _answers(address):
+            if error is None or isinstance(error, Stopped):
                 return task.result()
-        else:
-            error = None
-        log.warning("the Ray head at %s does not answer; ending the run", address)
+            if await _holds(head, 0.0) and await _holds(node, 0.0):
+                return task.result()
+        lost = ClusterLostError(f"lost the Ray cluster at {head}; {_ADVICE}")
+        log.error("%s", lost)  # in case Ray ends this process while it cleans up
         task.cancel()
         await asyncio.wait({task}, timeout=CLEANUP_S)
-        raise HeadLostError(
-            f"the head of the Ray cluster at {address} is lost, and the cluster with it; start "
-            "another one and submit the job with --resume: it continues from its last checkpoint"
-        ) from error
+        raise lost from error
     finally:
-        task.cancel()
-        lost.cancel()
+        for waiting in (task, *watches):
+            waiting.cancel()
 
 
 def _chosen(address: str | None) -> str:
     return address or environment("RAY_ADDRESS") or _EMBEDDED
 
 
-async def _lost(address: str) -> None:
-    """Returns when nothing has answered at `address` for `HEAD_LOST_AFTER_S`."""
+async def _gone(address: str, grace_s: float) -> None:
+    """Returns when nothing has accepted a connection at `address` for `grace_s`."""
     seen = time.monotonic()
-    while time.monotonic() - seen < HEAD_LOST_AFTER_S:
-        await asyncio.sleep(HEAD_CHECK_EVERY_S)
-        if await _answers(address):
-            seen = time.monotonic()
+    warned = False
+    while True:
+        if await _holds(address, HOLD_S):
+            seen, warned = time.monotonic(), False
+        elif time.monotonic() - seen >= grace_s:
+            return
+        elif not warned:
+            log.warning("no answer from the Ray head at %s; if none comes, %s", address, _ADVICE)
+            warned = True
+        await asyncio.sleep(RECONNECT_S)
 
 
-async def _answers(address: str) -> bool:
-    """Whether a connection to `address` (host:port) is accepted."""
+async def _holds(address: str, seconds: float) -> bool:
+    """Whether a connection to `address` is accepted; keeps it for a while, or until it is closed."""
     host, _, port = address.rpartition(":")
     try:
-        _, writer = await asyncio.wait_for(
+        reader, writer = await asyncio.wait_for(
             asyncio.open_connection(host.strip("[]"), int(port)), CONNECT_TIMEOUT_S
         )
     except (OSError, TimeoutError):
         return False
-    writer.close()
+    try:
+        async with asyncio.timeout(seconds):
+            while await reader.read(4096):  # what the server says is of no interest
+                pass
+    except (OSError, TimeoutError):
+        pass
+    finally:
+        writer.close()
     return True

@@ -18,7 +18,7 @@ from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.models.loading import ModelNotFoundError
-from repo_ray.pipeline.cluster import HeadLostError, connect, run_there
+from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
 from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
@@ -42,7 +42,7 @@ INPUT_ERRORS = (
 #: The run failed for a reason that its message explains; a traceback would not help.
 RUN_ERRORS = (
     CheckpointError,
-    HeadLostError,
+    ClusterLostError,
     LearnerError,
     PoolError,
     PublicationError,
