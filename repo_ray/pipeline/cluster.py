@@ -31,6 +31,7 @@ HEAD_LOST_AFTER_S = 30.0
 #: A connection is held to notice its end at once, and opened again to notice a silent one. gRPC
 #: servers close one that says nothing after two minutes.
 HOLD_S, RECONNECT_S, CONNECT_TIMEOUT_S = 10.0, 0.2, 5.0
+MISSES = 3
 #: For actors to be let go of and files to be closed when the cluster is lost.
 CLEANUP_S = 10.0
 _ADVICE = "submit the job with --resume to another one: it continues from its last checkpoint"
@@ -131,17 +132,18 @@ def _chosen(address: str | None) -> str:
 
 
 async def _gone(address: str, grace_s: float) -> None:
-    """Returns when nothing has accepted a connection at `address` for `grace_s`."""
-    seen = time.monotonic()
-    warned = False
-    while True:
+    """Returns when nothing has accepted a connection at `address` for `grace_s`.
+
+    One miss is none: this program may have been too busy to see the connection come about.
+    """
+    seen, misses = time.monotonic(), 0
+    while misses < MISSES or time.monotonic() - seen < grace_s:
         if await _holds(address, HOLD_S):
-            seen, warned = time.monotonic(), False
-        elif time.monotonic() - seen >= grace_s:
-            return
-        elif not warned:
-            log.warning("no answer from the Ray head at %s; if none comes, %s", address, _ADVICE)
-            warned = True
+            seen, misses = time.monotonic(), 0
+        else:
+            misses += 1
+        if misses == MISSES:
+            log.warning("no answer from the Ray cluster at %s; if none comes, %s", address, _ADVICE)
         await asyncio.sleep(RECONNECT_S)
 
 
