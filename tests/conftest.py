@@ -1,5 +1,10 @@
 """Fixtures that several rooms share."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -30,3 +35,42 @@ def tiny_model(tmp_path_factory):
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_tree(tiny_model: Path) -> dict[str, Any]:
+    """A config with everything small and nothing switched off."""
+    stage = {"lr": 1e-3, "batch_size": 4, "max_rows": 16, "max_eval_rows": 16}
+    pool = {"cpus": 0.1, "threads": 1}
+    return {
+        "run": {"name": "tiny", "steps": 3, "batch_size": 4, "checkpoint_every": 1},
+        "model": {
+            "path": str(tiny_model),
+            "dtype": "float32",
+            "attention": "eager",
+            "max_prompt_tokens": 480,
+        },
+        "lora": {"rank": 4, "alpha": 8},
+        "data": {"build_preferences": 60},
+        "sampling": {"max_new_tokens": 12, "temperature": 0.9},
+        "rollout": {
+            "max_model_len": 512,
+            "max_num_seqs": 16,
+            "canary_tolerance": 0.01,
+            "pool": {**pool, "max_in_flight": 16},
+        },
+        "reward_model": {"pool": pool},
+        "judge": {"pool": pool, "min_auc": 0.0},
+        "rules": {"pool": {**pool, "max_in_flight": 4}},
+        "learner": {"cpus": 0.1, "threads": 1, "policy_lr": 1e-3, "value_lr": 1e-3},
+        "warm_start": stage,
+        "train_reward_model": stage,
+        "train_judge": stage,
+        "evaluation": {
+            "online_dialogues": 2,
+            "badcase_dialogues": 2,
+            "turns_per_dialogue": 1,
+            "bootstrap": 50,
+        },
+        "monitor": {"every": 2, "prompts": 8, "max_share": 2.0},
+    }

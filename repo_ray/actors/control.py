@@ -9,6 +9,8 @@ import ray
 from ray.actor import ActorHandle
 
 CONTROL = "control"
+#: The label by which Ray itself names each node.
+NODE_ID = "ray.io/node-id"
 
 
 def namespace(run_name: str) -> str:
@@ -42,9 +44,17 @@ class ControlActor:
 
 
 def start_control(run_name: str) -> ActorHandle:
-    """Creates the run's control actor. Raises ValueError if the run is already active."""
+    """Creates the run's control actor. Raises ValueError if the run is already active.
+
+    It is on the driver's node: Ray puts an actor that reserves nothing on any node, and that one
+    could be lost while the run goes on.
+    """
     return ControlActor.options(  # type: ignore[attr-defined]
-        name=CONTROL, namespace=namespace(run_name), num_cpus=0, max_concurrency=100
+        name=CONTROL,
+        namespace=namespace(run_name),
+        num_cpus=0,
+        max_concurrency=100,
+        label_selector={NODE_ID: ray.get_runtime_context().get_node_id()},
     ).remote()
 
 

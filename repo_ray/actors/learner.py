@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.placement import PlacementError, actor_options, reserve_gang
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
 from repo_ray.models.actor_critic import TokenSequence
+from repo_ray.planning.nodes import Reservation
 from repo_ray.records import Experience
+
+log = logging.getLogger(__name__)
 
 
 class LearnerError(RuntimeError):
@@ -71,6 +78,21 @@ class LearnerGroup:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._ranks: list[Any] = []
+        self._places: PlacementGroup | None = None
+
+    async def reserve(self) -> None:
+        """Reserves places for all ranks at once, packed, before other actors take some of them.
+
+        Ranks that reserve nothing need no places.
+        """
+        gang = Reservation.of("learner", self._config.learner.world_size, self._config.learner)
+        if not gang.amounts:
+            return
+        limit = self._config.run.placement_timeout_s
+        try:
+            self._places = await reserve_gang(gang, limit, log.warning)
+        except PlacementError as error:
+            raise LearnerError(str(error)) from None
 
     async def build(self, model_folder: Path, policy: bytes | None) -> None:
         """Spawns every rank and loads the model on it; `policy` is the warm start's adapter."""
@@ -96,16 +118,18 @@ class LearnerGroup:
         learner = self._config.learner
         alone = self._config.run.staleness == 0
         options = {
+            **actor_options(learner),
             "namespace": namespace(self._config.run.name),
-            "num_cpus": learner.cpus,
-            "num_gpus": learner.gpus,
             "max_restarts": 0,
             "runtime_env": {"env_vars": thread_environment(learner.threads, alone=alone)},
         }
-        return [
-            LearnerActor.options(name=f"learner-{rank}", **options).remote()  # type: ignore[attr-defined]
-            for rank in range(learner.world_size)
-        ]
+        ranks = []
+        for rank in range(learner.world_size):
+            if self._places is not None:  # a bundle has its labels already
+                place = PlacementGroupSchedulingStrategy(self._places, rank)
+                options |= {"label_selector": None, "scheduling_strategy": place}
+            ranks.append(LearnerActor.options(name=f"learner-{rank}", **options).remote())  # type: ignore[attr-defined]
+        return ranks
 
     async def update(self, batch: list[Experience]) -> UpdateResult:
         """One update on all ranks; rank 0 answers for all, since metrics are reduced over ranks."""
@@ -127,6 +151,8 @@ class LearnerGroup:
     def stop(self) -> None:
         for rank in self._ranks:
             ray.kill(rank)
+        if self._places is not None:
+            remove_placement_group(self._places)
 
     async def _all(self, method: str, *args: Any) -> Any:
         results = await asyncio.gather(

@@ -17,9 +17,11 @@ from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from repo_ray.actors.placement import actor_options, why_waiting
 from repo_ray.config.pool import PoolConfig
+from repo_ray.planning.nodes import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -101,13 +103,14 @@ class ActorPool:
         self._waiters: deque[asyncio.Future[Member]] = deque()
         self._started = asyncio.Event()
         self._admission = asyncio.Semaphore(config.max_queue)
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._failure: PoolError | None = None
         self._stopping = False
         self._finished_calls = 0
         self._requeued = 0
         self._timeouts = 0
         self._restarts = 0
+        self._restarts_per_actor = 0.0
         self._start_failures = 0
 
     # --- life ---------------------------------------------------------------------------
@@ -153,13 +156,19 @@ class ActorPool:
         `PoolError`, or what the method itself raised.
         """
         async with self._admission:
-            for _ in range(MAX_DEATHS_PER_CALL):
+            deaths = 0
+            while deaths < MAX_DEATHS_PER_CALL:
                 member = await self._acquire()
                 try:
+                    # The neighbours of a lost actor may have gone with their node: only one that
+                    # was alive can die of the call.
+                    if deaths and not await self._check(member):
+                        continue
                     result = await self._invoke(member, method, args, self.config.timeout_s)
                     self._finished_calls += 1
                     return result
-                except RayActorError as error:
+                except (RayActorError, ObjectLostError) as error:  # the latter: with its node
+                    deaths += 1
                     self._requeued += 1
                     self._lost(member, error)
                 except TimeoutError:
@@ -220,9 +229,7 @@ class ActorPool:
             options: dict[str, Any] = {
                 "name": name,
                 "namespace": self._namespace,
-                "num_cpus": self.config.cpus,
-                "num_gpus": self.config.gpus,
-                "resources": self.config.resources,
+                **actor_options(self.config),
                 "max_restarts": 0,
                 "max_concurrency": self.config.max_in_flight + 8,
                 "runtime_env": {"env_vars": self._env_vars},
@@ -233,11 +240,14 @@ class ActorPool:
 
     async def _bring_up(self, member: Member) -> None:
         limit = self.config.start_timeout_s
+        ready = asyncio.ensure_future(member.handle.ready.remote())
         try:
-            await asyncio.wait_for(member.handle.ready.remote(), limit)
+            while not (await asyncio.wait({ready}, timeout=limit))[0]:
+                await self._wait_for_place(member)
+            await ready
             if self._on_ready is not None:
                 await self._on_ready(member)
-        except (RayActorError, RayTaskError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:
             # At the start of a run, an error of the actor's own code would come again, so it
             # is final at once; a death or a time-out gets a second chance. Later, a newcomer
             # that fails only uses up restarts: the others go on working.
@@ -255,6 +265,11 @@ class ActorPool:
                 )
             self._lost(member, error)
             return
+        except Exception as error:  # an engine that cannot prove its adapter, for one
+            self._fail(PoolError(f"{member.name} could not start: {error}"))
+            return
+        finally:
+            ready.cancel()
         if member.state == "starting":
             self._start_failures = 0
             member.state = "ready"
@@ -262,6 +277,21 @@ class ActorPool:
         if self._count("ready") >= self._wanted:
             self._started.set()
         self._dispatch()
+
+    async def _wait_for_place(self, member: Member) -> None:
+        """Lets an actor that no node has room for wait on, as long as others do the work.
+
+        Raises `TimeoutError` for one that has its place, and so takes too long to start.
+        """
+        place = Reservation.of(self.kind, 1, self.config)
+        why = await asyncio.to_thread(why_waiting, member.handle, place)
+        if not why:
+            raise TimeoutError
+        if not self._started.is_set() or not self._count("ready"):
+            limit = self.config.start_timeout_s
+            self._fail(PoolError(f"{member.name} found no place within {limit:g} s: {why}"))
+            raise TimeoutError
+        log.warning("pool %s: %s waits for a place: %s", self.kind, member.name, why)
 
     async def _acquire(self) -> Member:
         """A slot on the least loaded actor, in the order of asking."""
@@ -329,11 +359,12 @@ class ActorPool:
         if draining:
             return
         self._restarts += 1
+        self._restarts_per_actor += 1 / max(1, self._wanted)
         log.warning("pool %s: %s is lost (%s)", self.kind, member.name, _short(error))
-        if self._restarts > self.config.max_restarts:
+        if self._restarts_per_actor > self.config.max_restarts:
             self._fail(
                 PoolError(
-                    f"pool {self.kind}: more than {self.config.max_restarts} restarts; "
+                    f"pool {self.kind}: more than {self.config.max_restarts} restarts per actor; "
                     f"last error: {_short(error)}"
                 )
             )
@@ -353,11 +384,14 @@ class ActorPool:
                 *(self._check(m) for m in list(self._members) if m.state == "ready")
             )
 
-    async def _check(self, member: Member) -> None:
+    async def _check(self, member: Member) -> bool:
+        """Whether the actor lives; one that does not is replaced."""
         try:
             await asyncio.wait_for(member.handle.ping.remote(), PING_TIMEOUT_S)
-        except (RayActorError, RayTaskError, TimeoutError) as error:
+        except (RayError, TimeoutError) as error:
             self._lost(member, error)
+            return False
+        return True
 
     def _fail(self, error: PoolError) -> None:
         """Ends the pool: everybody who waits, now or later, gets the first error."""
@@ -368,7 +402,7 @@ class ActorPool:
             if not waiter.done():
                 waiter.set_exception(self._failure)
 
-    def _launch(self, work: Awaitable[None]) -> None:
+    def _launch(self, work: Awaitable[Any]) -> None:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

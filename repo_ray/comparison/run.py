@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from repo_ray.comparison.settings import Comparison, load_comparison
 from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
 from repo_ray.evaluation.evaluate import load_evaluation
 from repo_ray.evaluation.negotiations import load_negotiations, negotiations_path
-from repo_ray.pipeline.cluster import connect
+from repo_ray.pipeline.cluster import connect, run_there
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run import exit_status, log_to
@@ -38,7 +37,9 @@ def run(path: Path, changes: Mapping[str, Any], address: str | None) -> int:
         with folder.locked():
             display.console.print(f"[bold]comparison[/] {comparison.name} in {folder.root.parent}")
             display.console.print(f"  {connect(config, folder, address)}")
-            trained = asyncio.run(Runner(comparison, folder, display).main())
+            trained = run_there(
+                config, address, display, Runner(comparison, folder, display).main()
+            )
             page = write_results(comparison, folder, trained)
         content = page.with_suffix(".md").read_text(encoding="utf-8")
         display.console.print(content, markup=False)

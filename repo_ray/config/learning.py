@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.base import (
+    Fraction,
+    Labels,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+)
 
 
 class AlgorithmConfig(Settings):
@@ -70,6 +77,13 @@ class LearnerConfig(Settings):
     )
     cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs reserved per rank.")
     gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs reserved per rank.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom Ray resources per rank, for placement."
+    )
+    labels: Labels = Field(
+        default_factory=dict,
+        description="Labels that the node of every rank must have; the supervised stages go there too. Empty: any node.",
+    )
     threads: Positive = Field(2, description="Torch threads per rank.")
     timeout_s: PositiveFloat = Field(1800.0, description="Limit of one update.")
     policy_lr: PositiveFloat = Field(

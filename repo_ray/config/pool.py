@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from repo_ray.config.base import NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.base import Labels, NonNegative, Positive, PositiveFloat, Settings
 
 
 class PoolConfig(Settings):
@@ -35,8 +35,13 @@ class PoolConfig(Settings):
     )
     start_timeout_s: PositiveFloat = Field(300.0, description="Limit for an actor to come up.")
     max_restarts: NonNegative = Field(
-        20, description="Restarts of the whole pool before the run stops."
+        20,
+        description="Restarts per wanted actor before the run stops. A lost node restarts all of its actors at once; waiting for a place is no restart.",
     )
     resources: dict[str, float] = Field(
         default_factory=dict, description="Custom Ray resources per actor, for placement."
+    )
+    labels: Labels = Field(
+        default_factory=dict,
+        description="Labels that the node of every actor must have, such as {repo-ray/role: judge}; nodes get theirs by `ray start --labels`. Empty: any node.",
     )

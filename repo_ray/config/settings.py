@@ -59,6 +59,10 @@ class RunConfig(Settings):
     max_invalid_share: Fraction = Field(
         0.5, description="Run stops when more than this share of the scores of one step is invalid."
     )
+    placement_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        600.0,
+        description="How long the run waits for nodes on which all of its actors find a place; an autoscaler takes minutes to start a GPU node. An embedded cluster does not grow: there, what cannot fit is refused at once.",
+    )
     max_skipped_updates: Positive = Field(
         3,
         description="Run stops after this many updates skipped in a row (non-finite loss, empty batch).",

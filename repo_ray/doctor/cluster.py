@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.util.placement_group import placement_group, remove_placement_group
 from transformers.utils.logging import disable_progress_bar
 
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.placement import PlacementError, actor_options, require_room
 from repo_ray.actors.rollout import RolloutActor
 from repo_ray.config import Config
 from repo_ray.doctor.check import Check
@@ -72,26 +73,23 @@ def connected(address: str | None) -> Iterator[None]:
 
 def placement(config: Config) -> Check:
     """Reserves what every actor of the run needs, and gives it back."""
-    bundles = [
-        {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-        for _, count, cpus, gpus in reservations(config)
-        for _ in range(count)
-    ]
-    total = ray.cluster_resources()
-    has = f"the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
-    group = placement_group([b for b in bundles if any(b.values())], strategy="PACK")
+    wanted = reservations(config)
     try:
-        if group.wait(PLACEMENT_TIMEOUT_S):
-            return Check("placement", "ok", f"{len(bundles)} actors find their places; {has}")
-    finally:
-        remove_placement_group(group)
-    need = {key: sum(b.get(key, 0.0) for b in bundles) for key in ("CPU", "GPU")}
+        asyncio.run(require_room(wanted, PLACEMENT_TIMEOUT_S, lambda _: None))
+    except PlacementError as error:
+        return Check(
+            "placement",
+            "fail",
+            str(error),
+            "Lower cpus, gpus or replicas, label the nodes, or see what else runs there",
+        )
+    actors = sum(reservation.count for reservation in wanted)
+    total = ray.cluster_resources()
     return Check(
         "placement",
-        "fail",
-        f"not placed within {PLACEMENT_TIMEOUT_S:g} s: {need['CPU']:g} CPUs and {need['GPU']:g} "
-        f"GPUs needed, {has}",
-        "Lower cpus, gpus or replicas, or see what else runs there",
+        "ok",
+        f"{actors} actors find their places; the cluster has {total.get('CPU', 0):g} CPUs and "
+        f"{total.get('GPU', 0):g} GPUs",
     )
 
 
@@ -117,9 +115,8 @@ def _canary(config: Config, timeout_s: float) -> str:
     folder = resolve_model(config.model.path)
     pool = config.rollout.pool
     engine = RolloutActor.options(  # type: ignore[attr-defined]
-        num_cpus=pool.cpus,
-        num_gpus=pool.gpus,
         runtime_env={"env_vars": thread_environment(pool.threads) | engine_environment(config)},
+        **actor_options(pool),
     ).remote(config, folder, "doctor")
 
     def ask(method: str, *arguments: Any) -> Any:

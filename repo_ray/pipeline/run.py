@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +12,13 @@ from rich.logging import RichHandler
 from transformers.utils.logging import disable_progress_bar
 
 from repo_ray.actors.learner import LearnerError
+from repo_ray.actors.placement import PlacementError
 from repo_ray.actors.pool import PoolError
 from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.models.loading import ModelNotFoundError
-from repo_ray.pipeline.cluster import connect
+from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
 from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
@@ -32,10 +32,17 @@ from repo_ray.training.loop import RunError
 FINISHED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 143
 
 #: The user's input is at fault; nothing has been started, or nothing that matters.
-INPUT_ERRORS = (ConfigError, DataError, JudgeUnavailableError, ModelNotFoundError)
+INPUT_ERRORS = (
+    ConfigError,
+    DataError,
+    JudgeUnavailableError,
+    ModelNotFoundError,
+    PlacementError,
+)
 #: The run failed for a reason that its message explains; a traceback would not help.
 RUN_ERRORS = (
     CheckpointError,
+    ClusterLostError,
     LearnerError,
     PoolError,
     PublicationError,
@@ -57,7 +64,7 @@ def run(
         with folder.locked():
             display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
             display.console.print(f"  {connect(config, folder, address)}")
-            report = asyncio.run(Pipeline(config, folder, display).main())
+            report = run_there(config, address, display, Pipeline(config, folder, display).main())
         display.console.print(f"[bold]report[/]  {report}")
 
     return exit_status(job)

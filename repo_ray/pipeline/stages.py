@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.placement import actor_options
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
 from repo_ray.config.supervised import SupervisedConfig
@@ -131,10 +132,9 @@ async def train_stage(
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
         name=f"trainer-{stage}",
         namespace=namespace(config.run.name),
-        num_cpus=config.learner.cpus,
-        num_gpus=config.learner.gpus,
         max_concurrency=2,
         runtime_env={"env_vars": thread_environment(config.learner.threads, alone=alone)},
+        **actor_options(config.learner),
     ).remote()
     try:
         work = asyncio.ensure_future(

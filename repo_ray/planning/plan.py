@@ -9,6 +9,7 @@ from repo_ray.config.pool import PoolConfig
 from repo_ray.planning import memory
 from repo_ray.planning.architecture import Architecture
 from repo_ray.planning.memory import GIB, Items
+from repo_ray.planning.nodes import Reservation
 from repo_ray.planning.placement import Bundle, Cluster, Place, PlanError, place
 
 #: A worker that computes rules or calls an endpoint holds no model.
@@ -46,9 +47,9 @@ def plan(config: Config, architecture: Architecture, cluster: Cluster) -> Plan:
         "rules": _LIGHT,
     }
     bundles = [
-        Bundle(f"{role}-{i}", cpus, gpus, items[role])
-        for role, count, cpus, gpus in reservations(config)
-        for i in range(count)
+        Bundle(f"{r.role}-{i}", r.cpus, r.gpus, items[r.role])
+        for r in reservations(config)
+        for i in range(r.count)
     ]
     places = place(bundles, cluster)
     return Plan(
@@ -56,18 +57,18 @@ def plan(config: Config, architecture: Architecture, cluster: Cluster) -> Plan:
     )
 
 
-def reservations(config: Config) -> list[tuple[str, int, float, float]]:
-    """Role, number of actors, CPUs and GPUs of each: what the run reserves from Ray."""
-    learner = config.learner
-    roles = [("learner", learner.world_size, learner.cpus, learner.gpus)]
+def reservations(config: Config) -> list[Reservation]:
+    """What the run reserves from Ray when all of its actors are up."""
     pools: list[tuple[str, bool, PoolConfig]] = [
         ("rollout", True, config.rollout.pool),
         ("reward_model", config.reward_model.enabled, config.reward_model.pool),
         ("judge", config.judge.enabled, config.judge.pool),
         ("rules", config.rules.enabled, config.rules.pool),
     ]
-    roles += [(role, pool.replicas, pool.cpus, pool.gpus) for role, on, pool in pools if on]
-    return roles
+    return [
+        Reservation.of("learner", config.learner.world_size, config.learner),
+        *(Reservation.of(role, pool.replicas, pool) for role, on, pool in pools if on),
+    ]
 
 
 def _device_gib(config: Config, cluster: Cluster) -> float:
@@ -119,9 +120,10 @@ def _remarks(config: Config, cluster: Cluster, tokens: int) -> tuple[str, ...]:
                 f"staleness {config.run.staleness} lets learner and engines compute at once with "
                 f"{threads} threads on {cluster.cpus * cluster.nodes:g} CPUs"
             )
-    for name, pool in (*pools.items(), ("judge", config.judge.pool), ("rules", config.rules.pool)):
-        remarks.extend(
-            f"{name}: custom resource {resource!r} is not planned; Ray checks it"
-            for resource in pool.resources
+    special = [f"{r.role}: {r.needs}" for r in reservations(config) if r.resources or r.labels]
+    if special:
+        remarks.append(
+            "nodes are taken as equal here; custom resources and labels are checked on the cluster "
+            f"before a run starts ({'; '.join(special)})"
         )
     return tuple(remarks)

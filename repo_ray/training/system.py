@@ -59,6 +59,8 @@ class System:
         `checkpoint`, the learner continues from there instead.
         """
 
+        await self.learner.reserve()
+
         async def learner() -> None:
             await self.learner.build(self.folders.model, policy)
             if checkpoint is not None:

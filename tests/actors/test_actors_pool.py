@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from repo_ray.actors.pool import ActorPool, CallTimeoutError, PoolError
+from repo_ray.actors.pool import ActorPool, CallTimeoutError, Member, PoolError
 from repo_ray.config.pool import PoolConfig
 
 NAMESPACE = "pool-test"
@@ -49,13 +49,23 @@ class Worker:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=8, namespace=NAMESPACE, include_dashboard=False)
+    ray.init(
+        address="local",
+        num_cpus=8,
+        resources={"slot": 1},
+        namespace=NAMESPACE,
+        include_dashboard=False,
+    )
     yield
     ray.shutdown()
 
 
 def with_pool(
-    body: Callable[[ActorPool], Awaitable[Any]], *, fail_start: bool = False, **settings: Any
+    body: Callable[[ActorPool], Awaitable[Any]],
+    *,
+    fail_start: bool = False,
+    on_ready: Callable[[Member], Awaitable[None]] | None = None,
+    **settings: Any,
 ) -> Any:
     config = PoolConfig(**{"cpus": 0.1, "timeout_s": 20.0, **settings})
 
@@ -65,6 +75,7 @@ def with_pool(
             NAMESPACE,
             config,
             lambda name, options: Worker.options(**options).remote(fail_start),
+            on_ready=on_ready,
         )
         try:
             await pool.start()
@@ -121,6 +132,20 @@ def test_a_call_that_kills_every_actor_is_given_up() -> None:
         assert (await pool.call("echo", 5))[0] == 5
 
     with_pool(body, replicas=1)
+
+
+def test_a_call_outlives_the_loss_of_all_actors_at_once() -> None:
+    """As when their node is lost: the first death was not the call's doing, nor the next two."""
+
+    async def body(pool: ActorPool) -> None:
+        found = await asyncio.gather(*(pool.call("echo", i, 0.5) for i in range(3)))
+        pids = {pid for _, pid in found}
+        assert len(pids) == 3
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert (await pool.call("echo", 7))[0] == 7
+
+    with_pool(body, replicas=3, max_in_flight=1, max_restarts=1)  # one for each of them
 
 
 def test_the_pool_stops_after_too_many_restarts() -> None:
@@ -183,3 +208,35 @@ def test_actors_are_found_by_name() -> None:
         assert (await handle.echo.remote(3))[0] == 3
 
     with_pool(body, replicas=1)
+
+
+def test_a_pool_without_a_place_for_its_actors_fails_with_the_reason() -> None:
+    async def body(pool: ActorPool) -> None: ...
+
+    with pytest.raises(PoolError) as error:
+        with_pool(body, replicas=1, labels={"repo-ray/role": "nowhere"}, start_timeout_s=1.0)
+    assert "worker-0 found no place within 1 s" in str(error.value)
+    assert "needs 0.1 CPU on a node with repo-ray/role=nowhere" in str(error.value)
+    assert "no node has these labels" in str(error.value)
+
+
+def test_a_newcomer_that_waits_for_a_place_uses_up_no_restarts() -> None:
+    async def body(pool: ActorPool) -> None:
+        pool.config = pool.config.model_copy(update={"start_timeout_s": 0.3})
+        pool.scale(2)
+        await asyncio.sleep(1.5)
+        stats = pool.stats()
+        assert (stats.ready, stats.starting, stats.restarts) == (1, 1, 0)
+        assert (await pool.call("echo", 1))[0] == 1
+
+    with_pool(body, replicas=1, resources={"slot": 1})
+
+
+def test_an_actor_that_on_ready_refuses_ends_the_pool() -> None:
+    async def body(pool: ActorPool) -> None: ...
+
+    async def refuse(member: Member) -> None:
+        raise ValueError(f"{member.name} serves another adapter")
+
+    with pytest.raises(PoolError, match="could not start: worker-0 serves another adapter"):
+        with_pool(body, replicas=1, on_ready=refuse)

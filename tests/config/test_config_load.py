@@ -68,6 +68,12 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
             r"algorithm.truncation has no effect",
         ),
         ("dpo: {beta: 0}", [], r"dpo.beta: .*greater than 0"),
+        (
+            "judge: {pool: {labels: {repo-ray/role: 'in(judge, rules)'}}}",
+            [],
+            r"judge.pool.labels.repo-ray/role: String should match pattern",
+        ),
+        ("learner: {labels: {'a role': x}}", [], r"learner.labels.a role.*should match pattern"),
     ],
 )
 def test_bad_settings_are_refused_with_file_and_key(

@@ -103,3 +103,11 @@ def test_the_report_names_every_actor_and_its_memory():
     for word in ("learner x 8", "rollout x 3", "KV cache", "Adam moments", "reward_model x 2"):
         assert word in text
     assert "judge at http://judge.example" in text
+
+
+def test_labels_and_custom_resources_are_remarked_on_once():
+    labels = ("judge.pool.labels={repo-ray/role: judge}", "learner.resources={fast_disk: 1}")
+    (remark,) = [r for r in planned(TWO_NODES, *labels).remarks if "custom resources" in r]
+    assert "learner: 4 CPU, 1 GPU, 1 fast_disk;" in remark
+    assert "judge: 0.5 CPU on a node with repo-ray/role=judge)" in remark
+    assert not any("custom" in r for r in planned(TWO_NODES).remarks)
