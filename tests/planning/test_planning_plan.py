@@ -103,3 +103,13 @@ def test_the_report_names_every_actor_and_its_memory():
     for word in ("learner x 8", "rollout x 3", "KV cache", "Adam moments", "reward_model x 2"):
         assert word in text
     assert "judge at http://judge.example" in text
+
+
+def test_remarks_when_pools_could_not_grow_to_their_largest():
+    fits = planned(TWO_NODES, "judge.pool.autoscale.max=8")
+    assert not any("autoscale" in remark for remark in fits.remarks)
+    grown = planned(TWO_NODES, "rollout.pool.autoscale.max=6")
+    (remark,) = [r for r in grown.remarks if "autoscale" in r]
+    assert "does not fit" in remark
+    assert "reserve 22 GPUs" in remark  # 8 learner ranks, 6 engines on 2 each, 2 reward models
+    assert len(grown.places) == len(fits.places)
