@@ -12,14 +12,17 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from repo_ray.actors.placement import actor_options, why_waiting
+from repo_ray.actors.autoscale import Autoscaler
+from repo_ray.actors.failures import DEATH, own_error, short
+from repo_ray.actors.load import TICK_S, LoadMeter, PoolStats
+from repo_ray.actors.placement import PlacementError, actor_options, why_waiting
 from repo_ray.config.pool import PoolConfig
 from repo_ray.planning.nodes import Reservation
 
@@ -52,26 +55,6 @@ class Member:
     handle: ActorHandle
     state: Literal["starting", "ready", "draining", "dead"] = "starting"
     in_flight: int = 0
-    calls: int = 0
-    busy_s: float = 0.0
-    busy_since: float = 0.0
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """Counters since the pool started. `queue` and `in_flight` are of this moment."""
-
-    kind: str
-    wanted: int
-    ready: int
-    starting: int
-    queue: int
-    in_flight: int
-    calls: int
-    requeued: int
-    timeouts: int
-    restarts: int
-    members: dict[str, str] = field(default_factory=dict)
 
 
 class ActorPool:
@@ -100,7 +83,7 @@ class ActorPool:
         self._members: list[Member] = []
         self._wanted = config.replicas
         self._next_index = 0
-        self._waiters: deque[asyncio.Future[Member]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[Member], float]] = deque()
         self._started = asyncio.Event()
         self._admission = asyncio.Semaphore(config.max_queue)
         self._background: set[asyncio.Task[Any]] = set()
@@ -112,6 +95,9 @@ class ActorPool:
         self._restarts = 0
         self._restarts_per_actor = 0.0
         self._start_failures = 0
+        self._load = LoadMeter(time.monotonic())
+        scaling = config.autoscale
+        self._autoscaler = Autoscaler(scaling, config.max_in_flight) if scaling else None
 
     # --- life ---------------------------------------------------------------------------
 
@@ -119,6 +105,7 @@ class ActorPool:
         """Spawns all replicas and returns when they are ready. Raises `PoolError`."""
         self._fill()
         self._launch(self._watch())
+        self._launch(self._follow_load())
         if self._wanted:
             await self._started.wait()
         if self._failure is not None:
@@ -134,18 +121,25 @@ class ActorPool:
             self._retire(member)
         self._fail(PoolError(f"pool {self.kind} is stopped"))
 
-    def scale(self, replicas: int) -> None:
-        """Sets the wanted number of actors; new ones join and surplus ones drain by themselves."""
+    def scale(self, replicas: int, reason: str = "asked for") -> None:
+        """Sets the wanted number of actors; new ones join and surplus ones drain by themselves.
+
+        With `autoscale`, the policy goes on from this number, and may change it within a second.
+        """
         if replicas < 0:
             raise ValueError(f"pool {self.kind}: cannot scale to {replicas} actors")
-        log.info("pool %s: scaling from %d to %d actors", self.kind, self._wanted, replicas)
+        log.info(
+            "pool %s: scaling from %d to %d actors: %s", self.kind, self._wanted, replicas, reason
+        )
         self._wanted = replicas
-        surplus = [m for m in self._members if m.state in ("starting", "ready")][replicas:]
-        for member in surplus:
+        kept = [m for state in ("ready", "starting") for m in self._members if m.state == state]
+        for member in kept[replicas:]:
             member.state = "draining"
             if member.in_flight == 0:
                 self._retire(member)
         self._fill()
+        if self._count("ready") >= replicas:
+            self._started.set()
 
     # --- work ---------------------------------------------------------------------------
 
@@ -159,6 +153,7 @@ class ActorPool:
             deaths = 0
             while deaths < MAX_DEATHS_PER_CALL:
                 member = await self._acquire()
+                began = time.monotonic()
                 try:
                     # The neighbours of a lost actor may have gone with their node: only one that
                     # was alive can die of the call.
@@ -167,7 +162,7 @@ class ActorPool:
                     result = await self._invoke(member, method, args, self.config.timeout_s)
                     self._finished_calls += 1
                     return result
-                except (RayActorError, ObjectLostError) as error:  # the latter: with its node
+                except DEATH as error:
                     deaths += 1
                     self._requeued += 1
                     self._lost(member, error)
@@ -178,6 +173,7 @@ class ActorPool:
                         f"{member.name}.{method} took longer than {self.config.timeout_s:g} s"
                     ) from None
                 finally:
+                    self._load.ended(time.monotonic() - began)
                     self._release(member)
         raise PoolError(
             f"{self.kind}.{method}: {MAX_DEATHS_PER_CALL} actors died in a row under the same call"
@@ -194,7 +190,7 @@ class ActorPool:
         async def one(member: Member) -> tuple[str, Any] | None:
             try:
                 return member.name, await self._invoke(member, method, args, self.config.timeout_s)
-            except RayActorError as error:
+            except DEATH as error:
                 self._lost(member, error)
                 return None
             except TimeoutError:
@@ -216,6 +212,9 @@ class ActorPool:
             requeued=self._requeued,
             timeouts=self._timeouts,
             restarts=self._restarts,
+            queue_s=self._load.queue_s,
+            busy_share=self._load.busy_share,
+            bounds=(scaling.min, scaling.max) if (scaling := self.config.autoscale) else None,
             members={m.name: m.state for m in self._members},
         )
 
@@ -247,26 +246,9 @@ class ActorPool:
             await ready
             if self._on_ready is not None:
                 await self._on_ready(member)
-        except (RayError, TimeoutError) as error:
-            # At the start of a run, an error of the actor's own code would come again, so it
-            # is final at once; a death or a time-out gets a second chance. Later, a newcomer
-            # that fails only uses up restarts: the others go on working.
-            self._start_failures += 1
-            own_error = isinstance(error, RayTaskError) or getattr(
-                error, "actor_init_failed", False
-            )
-            if not self._started.is_set() and (own_error or self._start_failures > 1):
-                reason = f"not ready within {limit:g} s"
-                self._fail(
-                    PoolError(
-                        f"{member.name} could not start: "
-                        + (reason if isinstance(error, TimeoutError) else _short(error))
-                    )
-                )
-            self._lost(member, error)
-            return
-        except Exception as error:  # an engine that cannot prove its adapter, for one
-            self._fail(PoolError(f"{member.name} could not start: {error}"))
+        except Exception as error:
+            if member.state != "dead":  # else it is no longer wanted
+                self._failed_start(member, error)
             return
         finally:
             ready.cancel()
@@ -281,42 +263,66 @@ class ActorPool:
     async def _wait_for_place(self, member: Member) -> None:
         """Lets an actor that no node has room for wait on, as long as others do the work.
 
-        Raises `TimeoutError` for one that has its place, and so takes too long to start.
+        Raises `TimeoutError` for one that has its place, and so takes too long to start, and
+        `PlacementError` where no other is there or the policy can do without it.
         """
         place = Reservation.of(self.kind, 1, self.config)
         why = await asyncio.to_thread(why_waiting, member.handle, place)
         if not why:
             raise TimeoutError
-        if not self._started.is_set() or not self._count("ready"):
+        scaling = self.config.autoscale
+        others = self._started.is_set() and self._count("ready") > 0
+        if not others or (scaling and self._wanted > scaling.min):
             limit = self.config.start_timeout_s
-            self._fail(PoolError(f"{member.name} found no place within {limit:g} s: {why}"))
-            raise TimeoutError
+            raise PlacementError(f"found no place within {limit:g} s: {why}")
         log.warning("pool %s: %s waits for a place: %s", self.kind, member.name, why)
+
+    def _failed_start(self, member: Member, error: Exception) -> None:
+        self._start_failures += 1
+        at_start = not self._started.is_set()
+        nowhere = isinstance(error, PlacementError)
+        # What else than a failed call `on_ready` raises is final: it found the actor wrong. At
+        # the start of a run, an error of the actor's own code would come again, so it is final
+        # at once; a death or a time-out gets a second chance. Later, a newcomer that fails only
+        # uses up restarts, or is given up where the policy can do without: the others go on.
+        wrong = not isinstance(error, RayError | TimeoutError | PlacementError)
+        again = at_start and (own_error(error) or self._start_failures > 1)
+        if wrong or again or (nowhere and (at_start or not self._count("ready"))):
+            late = f"not ready within {self.config.start_timeout_s:g} s"
+            reason = late if isinstance(error, TimeoutError) else short(error)
+            what = str(error) if nowhere else f"could not start: {reason}"
+            self._fail(PoolError(f"{member.name} {what}"))
+        elif not at_start and self._autoscaler and self._autoscaler.give_up(self._wanted):
+            self._wanted -= 1
+            member.state = "draining"  # neither replaced nor counted as a restart
+            log.warning("pool %s: gave up %s (%s)", self.kind, member.name, short(error))
+        self._lost(member, error)
 
     async def _acquire(self) -> Member:
         """A slot on the least loaded actor, in the order of asking."""
         if self._failure is not None:
             raise self._failure
         waiter: asyncio.Future[Member] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiters.append((waiter, time.monotonic()))
+        self._load.asked()
         self._dispatch()
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._release(waiter.result())
             raise
 
     def _dispatch(self) -> None:
         """Hands free slots to those who wait."""
         while self._waiters and (member := self._free()) is not None:
-            waiter = self._waiters.popleft()
+            waiter, asked = self._waiters.popleft()
             if waiter.done():  # cancelled while it waited
                 continue
-            if member.in_flight == 0:
-                member.busy_since = time.monotonic()
+            self._load.began(time.monotonic() - asked)
             member.in_flight += 1
             waiter.set_result(member)
+        self._observe()
 
     def _free(self) -> Member | None:
         open_members = [
@@ -328,11 +334,8 @@ class ActorPool:
 
     def _release(self, member: Member) -> None:
         member.in_flight -= 1
-        member.calls += 1
-        if member.in_flight == 0:
-            member.busy_s += time.monotonic() - member.busy_since
-            if member.state == "draining":
-                self._retire(member)
+        if member.in_flight == 0 and member.state == "draining":
+            self._retire(member)
         self._dispatch()
 
     async def _invoke(
@@ -360,12 +363,12 @@ class ActorPool:
             return
         self._restarts += 1
         self._restarts_per_actor += 1 / max(1, self._wanted)
-        log.warning("pool %s: %s is lost (%s)", self.kind, member.name, _short(error))
+        log.warning("pool %s: %s is lost (%s)", self.kind, member.name, short(error))
         if self._restarts_per_actor > self.config.max_restarts:
             self._fail(
                 PoolError(
                     f"pool {self.kind}: more than {self.config.max_restarts} restarts per actor; "
-                    f"last error: {_short(error)}"
+                    f"last error: {short(error)}"
                 )
             )
         if self._failure is None:
@@ -384,6 +387,23 @@ class ActorPool:
                 *(self._check(m) for m in list(self._members) if m.state == "ready")
             )
 
+    async def _follow_load(self) -> None:
+        """Measures all the time and, with `autoscale`, sets the wanted number by the policy."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._observe()
+            waiting = [asked for waiter, asked in self._waiters if not waiter.done()]
+            now = time.monotonic()
+            tick = self._load.tick(now, len(waiting), now - min(waiting, default=now))
+            if self._autoscaler and self._started.is_set() and self._failure is None:
+                decision = self._autoscaler.decide(tick, self._wanted)
+                if decision.wanted != self._wanted:
+                    self.scale(decision.wanted, decision.reason)
+
+    def _observe(self) -> None:
+        flights = [m.in_flight for m in self._members if m.state in ("ready", "draining")]
+        self._load.observe(time.monotonic(), flights, len(self._waiters))
+
     async def _check(self, member: Member) -> bool:
         """Whether the actor lives; one that does not is replaced."""
         try:
@@ -398,7 +418,7 @@ class ActorPool:
         self._failure = self._failure or error
         self._started.set()
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter, _ = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(self._failure)
 
@@ -409,11 +429,3 @@ class ActorPool:
 
     def _count(self, *states: str) -> int:
         return sum(m.state in states for m in self._members)
-
-
-def _short(error: BaseException) -> str:
-    """The line that says what happened, out of Ray's many: the exception of the actor's own
-    code (last line of its traceback), or the head of a system failure."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
-    own = isinstance(error, RayTaskError) or getattr(error, "actor_init_failed", False)
-    return f"{type(error).__name__}: {lines[-1 if own else 0].strip()}"

@@ -32,12 +32,22 @@ def scale(
     run: RunOption,
     address: AddressOption = None,
 ) -> None:
-    """Change the number of actors of a pool while the run goes on."""
+    """Change the number of actors of a pool while the run goes on.
+
+    Actors that are no longer wanted finish the calls that they have. A pool with `autoscale` goes
+    on from the new number: its policy changes it again when calls wait too long or actors are
+    not needed. A number outside of its bounds is refused.
+    """
     import ray
 
     if kind not in KINDS:
         fail(f"unknown pool {kind!r}: expected one of {', '.join(KINDS)}")
     control = _attach(run, address)
+    pool = _status(control).get("pools", {}).get(kind)
+    if pool is not None and pool["bounds"] is not None:
+        fewest, most = pool["bounds"]
+        if not fewest <= replicas <= most:
+            fail(f"{kind} scales itself between {fewest} and {most} actors ({kind}.pool.autoscale)")
     ray.get(control.request_scale.remote(kind, replicas), timeout=TIMEOUT_S)
     limit = time.monotonic() + TIMEOUT_S
     while time.monotonic() < limit:

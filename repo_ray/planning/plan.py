@@ -52,9 +52,13 @@ def plan(config: Config, architecture: Architecture, cluster: Cluster) -> Plan:
         for i in range(r.count)
     ]
     places = place(bundles, cluster)
-    return Plan(
-        architecture, cluster, tuple(places), kv_tokens, _remarks(config, cluster, kv_tokens)
-    )
+    remarks = _remarks(config, cluster, kv_tokens)
+    if (largest := _largest(config)) != config:
+        try:
+            plan(largest, architecture, cluster)
+        except PlanError as error:
+            remarks += (f"with every pool at its autoscale.max: {error}",)
+    return Plan(architecture, cluster, tuple(places), kv_tokens, remarks)
 
 
 def reservations(config: Config) -> list[Reservation]:
@@ -69,6 +73,17 @@ def reservations(config: Config) -> list[Reservation]:
         Reservation.of("learner", config.learner.world_size, config.learner),
         *(Reservation.of(role, pool.replicas, pool) for role, on, pool in pools if on),
     ]
+
+
+def _largest(config: Config) -> Config:
+    """The config with every pool that scales itself at its largest."""
+    sections = {}
+    for name in ("rollout", "reward_model", "judge", "rules"):
+        section = getattr(config, name)
+        if section.pool.autoscale is not None:
+            pool = section.pool.model_copy(update={"replicas": section.pool.autoscale.max})
+            sections[name] = section.model_copy(update={"pool": pool})
+    return config.model_copy(update=sections)
 
 
 def _device_gib(config: Config, cluster: Cluster) -> float:

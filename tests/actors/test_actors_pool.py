@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from repo_ray.actors.pool import ActorPool, CallTimeoutError, Member, PoolError
+from repo_ray.actors.pool import ActorPool, CallTimeoutError, PoolError
 from repo_ray.config.pool import PoolConfig
 
 NAMESPACE = "pool-test"
@@ -20,11 +20,13 @@ NAMESPACE = "pool-test"
 
 @ray.remote
 class Worker:
-    def __init__(self, fail_start: bool = False) -> None:
+    def __init__(self, fail_start: bool = False, start_s: float = 0.0) -> None:
         if fail_start:
             raise ValueError("no such model")
+        self._start_s = start_s
 
-    async def ready(self) -> None: ...
+    async def ready(self) -> None:
+        await asyncio.sleep(self._start_s)
 
     async def ping(self) -> None: ...
 
@@ -60,23 +62,22 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def with_pool(
-    body: Callable[[ActorPool], Awaitable[Any]],
-    *,
-    fail_start: bool = False,
-    on_ready: Callable[[Member], Awaitable[None]] | None = None,
-    **settings: Any,
-) -> Any:
-    config = PoolConfig(**{"cpus": 0.1, "timeout_s": 20.0, **settings})
+def make_pool(
+    worker: Callable[[str], dict[str, Any]] = lambda name: {}, on_ready: Any = None, **settings: Any
+) -> ActorPool:
+    """`worker` gives an actor's constructor arguments by its name."""
+    return ActorPool(
+        "worker",
+        NAMESPACE,
+        PoolConfig(**{"cpus": 0.1, "timeout_s": 20.0, **settings}),
+        lambda name, options: Worker.options(**options).remote(**worker(name)),
+        on_ready=on_ready,
+    )
 
+
+def with_pool(body: Callable[[ActorPool], Awaitable[Any]], **arguments: Any) -> Any:
     async def run() -> Any:
-        pool = ActorPool(
-            "worker",
-            NAMESPACE,
-            config,
-            lambda name, options: Worker.options(**options).remote(fail_start),
-            on_ready=on_ready,
-        )
+        pool = make_pool(**arguments)
         try:
             await pool.start()
             return await body(pool)
@@ -84,6 +85,13 @@ def with_pool(
             await pool.stop()
 
     return asyncio.run(run())
+
+
+async def until(reached: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
+    limit = time.monotonic() + limit_s
+    while not reached():
+        assert time.monotonic() < limit, f"not within {limit_s:g} s: {what}"
+        await asyncio.sleep(0.05)
 
 
 def test_calls_are_spread_over_the_least_loaded_actors() -> None:
@@ -179,17 +187,14 @@ def test_a_constructor_that_raises_fails_the_start_with_its_reason() -> None:
     async def body(pool: ActorPool) -> None: ...
 
     with pytest.raises(PoolError, match=r"worker-0 could not start: .*ValueError: no such model"):
-        with_pool(body, replicas=1, fail_start=True)
+        with_pool(body, replicas=1, worker=lambda name: {"fail_start": True})
 
 
 def test_scaling_up_and_down_loses_no_call() -> None:
     async def body(pool: ActorPool) -> None:
         calls = [asyncio.ensure_future(pool.call("echo", i, 0.2)) for i in range(30)]
         pool.scale(3)
-        limit = time.monotonic() + 30
-        while pool.stats().ready < 3:
-            assert time.monotonic() < limit, "new actors did not come up"
-            await asyncio.sleep(0.05)
+        await until(lambda: pool.stats().ready == 3, "new actors are ready")
         late = [asyncio.ensure_future(pool.call("echo", i, 0.2)) for i in range(30, 60)]
         await asyncio.sleep(0.1)
         pool.scale(1)
@@ -232,11 +237,95 @@ def test_a_newcomer_that_waits_for_a_place_uses_up_no_restarts() -> None:
     with_pool(body, replicas=1, resources={"slot": 1})
 
 
-def test_an_actor_that_on_ready_refuses_ends_the_pool() -> None:
+def test_an_actor_that_dies_while_it_drains_loses_no_call() -> None:
+    async def body(pool: ActorPool) -> None:
+        calls = [asyncio.ensure_future(pool.call("echo", i, 1.0)) for i in range(9)]
+        await asyncio.sleep(0.2)
+        pool.scale(1)
+        assert sorted(pool.stats().members.values()) == ["draining", "draining", "ready"]
+        ray.kill(ray.get_actor("worker-2", namespace=NAMESPACE))
+        results = await asyncio.gather(*calls)
+        assert [value for value, _ in results] == list(range(9))
+        stats = pool.stats()
+        assert (stats.calls, stats.requeued, stats.restarts) == (9, 3, 0)
+        assert set(stats.members) == {"worker-0"}
+
+    with_pool(body, replicas=3, max_in_flight=3)
+
+
+def test_actors_scaled_away_while_they_start_are_neither_failures_nor_restarts() -> None:
+    async def body(pool: ActorPool) -> None:
+        pool.scale(4)
+        pool.scale(1)
+        assert pool.stats().members == {"worker-0": "ready"}
+        assert (await pool.call("echo", 1, 1.0))[0] == 1
+        assert pool.stats().members == {"worker-0": "ready"}
+        assert pool.stats().restarts == 0
+
+    def slow(name: str) -> dict[str, Any]:
+        return {"start_s": 0.0 if name == "worker-0" else 60.0}
+
+    with_pool(body, replicas=1, worker=slow)
+
+
+def test_a_pool_scaled_down_while_it_starts_keeps_the_actors_that_are_ready() -> None:
+    async def run() -> None:
+        pool = make_pool(lambda name: {"start_s": 0.0 if name == "worker-2" else 60.0}, replicas=3)
+        try:
+            starting = asyncio.ensure_future(pool.start())
+            await until(lambda: pool.stats().ready == 1, "worker-2 is ready")
+            pool.scale(1)
+            await asyncio.wait_for(starting, 5)
+            assert pool.stats().members == {"worker-2": "ready"}
+            assert (await pool.call("echo", 1))[0] == 1
+        finally:
+            await pool.stop()
+
+    asyncio.run(run())
+
+
+def test_an_actor_that_is_found_wrong_when_ready_ends_the_pool() -> None:
+    async def wrong(member: Any) -> None:
+        raise LookupError(f"{member.name} has another adapter")
+
     async def body(pool: ActorPool) -> None: ...
 
-    async def refuse(member: Member) -> None:
-        raise ValueError(f"{member.name} serves another adapter")
+    with pytest.raises(PoolError, match="worker-0 could not start: LookupError: worker-0 has"):
+        with_pool(body, replicas=1, on_ready=wrong)
 
-    with pytest.raises(PoolError, match="could not start: worker-0 serves another adapter"):
-        with_pool(body, replicas=1, on_ready=refuse)
+
+def test_a_newcomer_that_cannot_start_is_given_up_where_the_policy_may() -> None:
+    async def body(pool: ActorPool) -> None:
+        pool.scale(3)
+        await until(lambda: pool.stats().wanted == 1, "both newcomers are given up")
+        stats = pool.stats()
+        assert (stats.restarts, stats.members) == (0, {"worker-0": "ready"})
+        assert (await pool.call("echo", 1))[0] == 1
+
+    def broken(name: str) -> dict[str, Any]:
+        return {"fail_start": name != "worker-0"}
+
+    with_pool(body, replicas=1, worker=broken, autoscale={"max": 3})
+
+
+def test_the_pool_grows_when_calls_wait_and_shrinks_when_they_no_longer_do() -> None:
+    async def body(pool: ActorPool) -> None:
+        calls = [asyncio.ensure_future(pool.call("echo", i, 0.5)) for i in range(16)]
+        await until(lambda: pool.stats().wanted == 3, "calls wait longer than a second")
+        results = await asyncio.gather(*calls)
+        assert [value for value, _ in results] == list(range(16))
+        assert pool.stats().queue_s > 1.0
+        assert 0.0 < pool.stats().busy_share <= 1.0
+        await until(lambda: pool.stats().ready == 3, "the new actors are ready")
+
+        async def trickle() -> None:
+            while True:
+                await pool.call("echo", 0, 0.1)
+
+        trickling = asyncio.ensure_future(trickle())
+        await until(lambda: pool.stats().wanted == 1, "one actor is enough")
+        trickling.cancel()
+        assert (pool.stats().restarts, pool.stats().requeued) == (0, 0)
+
+    scaling = {"max": 3, "queue_target_s": 1, "cooldown_s": 2}
+    with_pool(body, replicas=1, max_in_flight=1, autoscale=scaling)

@@ -43,6 +43,21 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
         ("", ["run.name.x=1"], r"run.name"),
         ("judge: {kind: endpoint}", [], r"judge.base_url and judge.model must be set"),
         ("judge: {model: m}", [], r"no effect when judge.kind is local"),
+        (
+            "judge: {pool: {autoscale: {min: 4, max: 2}}}",
+            [],
+            r"judge.pool.autoscale: .*min \(4\) is larger than max \(2\)",
+        ),
+        (
+            "rules: {pool: {replicas: 9, autoscale: {max: 8}}}",
+            [],
+            r"rules.pool: .*replicas \(9\) must lie between .*min \(1\) and .*max \(8\)",
+        ),
+        (
+            "judge: {pool: {autoscale: {cooldown_s: 2}}}",
+            [],
+            r"cooldown_s \(2\) is shorter than queue_target_s \(5\)",
+        ),
         ("run: {batch_size: 5}\nalgorithm: {minibatches: 2}", [], r"must be divisible"),
         (
             "reward_model: {enabled: false}\njudge: {enabled: false}\nrules: {enabled: false}",

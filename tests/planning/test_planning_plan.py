@@ -111,3 +111,13 @@ def test_labels_and_custom_resources_are_remarked_on_once():
     assert "learner: 4 CPU, 1 GPU, 1 fast_disk;" in remark
     assert "judge: 0.5 CPU on a node with repo-ray/role=judge)" in remark
     assert not any("custom" in r for r in planned(TWO_NODES).remarks)
+
+
+def test_remarks_when_pools_could_not_grow_to_their_largest():
+    fits = planned(TWO_NODES, "judge.pool.autoscale.max=8")
+    assert not any("autoscale" in remark for remark in fits.remarks)
+    grown = planned(TWO_NODES, "rollout.pool.autoscale.max=6")
+    (remark,) = [r for r in grown.remarks if "autoscale" in r]
+    assert "does not fit" in remark
+    assert "reserve 22 GPUs" in remark  # 8 learner ranks, 6 engines on 2 each, 2 reward models
+    assert len(grown.places) == len(fits.places)
