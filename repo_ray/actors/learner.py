@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
+from repo_ray.logs import at_step
 from repo_ray.models.actor_critic import TokenSequence
 from repo_ray.records import Experience
+
+log = logging.getLogger(__name__)
 
 
 class LearnerError(RuntimeError):
@@ -38,13 +43,17 @@ class LearnerActor:
     def build(self, config: Config, model_folder: Path, rank: Rank, policy: bytes | None) -> None:
         import torch
 
+        log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
         self._learner = PPOLearner(config, model_folder, rank)
         if policy is not None:
             self._learner.set_policy(policy)
 
     def update(self, batch: list[Experience]) -> UpdateResult:
-        return self._learner.update(batch)
+        result = self._learner.update(batch)
+        at_step(self._learner.updates)
+        log.info("update of %d samples: %s", len(batch), result.skipped or "applied")
+        return result
 
     def adapter_blob(self, name: str) -> bytes:
         return self._learner.adapter_blob(name)
@@ -63,6 +72,8 @@ class LearnerActor:
 
     def load(self, folder: Path) -> None:
         self._learner.load(folder)
+        at_step(self._learner.updates)
+        log.info("continues from %s", folder)
 
 
 class LearnerGroup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import ray
+from ray.job_config import JobConfig
 
 from repo_ray.actors.control import namespace
 from repo_ray.config import Config, environment
@@ -25,6 +26,8 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
     context = ray.init(
         address=chosen,
         namespace=namespace(config.run.name),
+        # For the dashboard. A submitted job shows that of `ray job submit --metadata-json`.
+        job_config=JobConfig(metadata={"run": config.run.name, "folder": str(folder.root)}),
         include_dashboard=True if chosen == "local" else None,
         log_to_driver=False,
         logging_level=logging.WARNING,
