@@ -70,6 +70,8 @@ class PoolStats:
     timeouts: int
     restarts: int
     members: dict[str, str] = field(default_factory=dict)
+    queue_s: float = 0.0
+    busy_share: float = 0.0
 
 
 class ActorPool:
