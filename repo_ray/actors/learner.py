@@ -15,10 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.logs import log_as_actor
 from repo_ray.actors.placement import PlacementError, actor_options, reserve_gang
 from repo_ray.config import Config
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
+from repo_ray.logs import at_step
 from repo_ray.models.actor_critic import TokenSequence
 from repo_ray.planning.nodes import Reservation
 from repo_ray.records import Experience
@@ -45,13 +47,17 @@ class LearnerActor:
     def build(self, config: Config, model_folder: Path, rank: Rank, policy: bytes | None) -> None:
         import torch
 
+        log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
         self._learner = PPOLearner(config, model_folder, rank)
         if policy is not None:
             self._learner.set_policy(policy)
 
     def update(self, batch: list[Experience]) -> UpdateResult:
-        return self._learner.update(batch)
+        result = self._learner.update(batch)
+        at_step(self._learner.updates)
+        log.info("update of %d samples: %s", len(batch), result.skipped or "applied")
+        return result
 
     def adapter_blob(self, name: str) -> bytes:
         return self._learner.adapter_blob(name)
@@ -70,6 +76,8 @@ class LearnerActor:
 
     def load(self, folder: Path) -> None:
         self._learner.load(folder)
+        at_step(self._learner.updates)
+        log.info("continues from %s", folder)
 
 
 class LearnerGroup:

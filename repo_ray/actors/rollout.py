@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import ray
 
+from repo_ray.actors.logs import log_as_actor
 from repo_ray.config.settings import Config
 from repo_ray.models.adapters import adapter_digest
 from repo_ray.records import Rollout
@@ -40,6 +41,7 @@ class RolloutActor:
         adapter: bytes | None = None,
         version: int = 0,
     ) -> None:
+        log_as_actor(config.run.name)
         self._engine = RolloutEngine(config, model_folder, name)
         self._initial = None if adapter is None else (adapter, version)
         self._start_lock = asyncio.Lock()

@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from repo_ray.actors.batching import DynamicBatcher
+from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config, environment
 from repo_ray.records import Prompt, Score
 
@@ -45,6 +46,7 @@ class RewardModelActor:
     def __init__(self, config: Config, checkpoint: Path, model_folder: Path) -> None:
         from repo_ray.rewards.reward_model import RewardModelScorer
 
+        log_as_actor(config.run.name)
         scorer = RewardModelScorer(
             checkpoint, config, threads=config.reward_model.pool.threads, model_folder=model_folder
         )
@@ -66,6 +68,7 @@ class LocalJudgeActor:
         from repo_ray.rewards.judge.local import LocalJudge
         from repo_ray.rewards.judge.rubric import load_rubric
 
+        log_as_actor(config.run.name)
         judge = LocalJudge(
             checkpoint,
             load_rubric(config.judge.rubric),
@@ -91,6 +94,7 @@ class EndpointJudgeActor:
         from repo_ray.rewards.judge.endpoint import EndpointJudge
         from repo_ray.rewards.judge.rubric import load_rubric
 
+        log_as_actor(config.run.name)
         self._judge = EndpointJudge(
             load_rubric(config.judge.rubric),
             config.judge,
@@ -114,6 +118,7 @@ class RulesActor:
     def __init__(self, config: Config) -> None:
         from repo_ray.rewards.rules.sandbox import RuleRunner
 
+        log_as_actor(config.run.name)
         self._runner = RuleRunner(config.rules.path, config.rules.time_limit_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rules")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import ray
 
+from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config
 
 Stage = Literal["warm_start", "sft", "dpo", "reward_model", "judge"]
@@ -43,6 +44,7 @@ class TrainerActor:
 
         from repo_ray.learner.stages import TRAIN
 
+        log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
 
         def note(step: int, steps: int, metrics: Mapping[str, float]) -> None:

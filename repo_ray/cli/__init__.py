@@ -22,6 +22,7 @@ from repo_ray.cli import (
     rescore,
     scale,
     score,
+    status,
 )
 from repo_ray.cli.console import user_errors
 from repo_ray.config import ConfigError
@@ -43,7 +44,7 @@ app.command("evaluate")(evaluate.command)
 app.command("agree")(agree.command)
 app.add_typer(judge.app, name="judge")
 app.command("scale")(scale.scale)
-app.command("status")(scale.status)
+app.command("status")(status.command)
 app.command("chat")(chat.command)
 app.command("export")(export.command)
 app.command("rate")(rate.command)

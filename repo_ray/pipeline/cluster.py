@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import ray
+from ray.job_config import JobConfig
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.placement import require_room
@@ -55,6 +56,8 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
     context = ray.init(
         address=chosen,
         namespace=namespace(config.run.name),
+        # For the dashboard. A submitted job shows that of `ray job submit --metadata-json`.
+        job_config=JobConfig(metadata={"run": config.run.name, "folder": str(folder.root)}),
         include_dashboard=True if chosen == _EMBEDDED else None,
         log_to_driver=False,
         logging_level=logging.WARNING,

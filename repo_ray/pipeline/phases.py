@@ -16,6 +16,7 @@ from repo_ray.config import Config
 from repo_ray.data.reader import read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.evaluation.report import ReportData, write_report
+from repo_ray.logs import CONTEXT
 from repo_ray.models.adapters import save_adapter, zero_adapter
 from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
@@ -58,6 +59,7 @@ class Pipeline:
 
         Raises `Stopped`, and every error of the phases with a message for people.
         """
+        CONTEXT.run, CONTEXT.role = self.config.run.name, "driver"
         self._task = asyncio.current_task()
         self._controller: Controller | None = None
         self._canary: dict[str, Any] = {}

@@ -17,6 +17,7 @@ from repo_ray.actors.pool import PoolError
 from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
+from repo_ray.logs import in_context
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
 from repo_ray.pipeline.phases import Pipeline
@@ -94,7 +95,7 @@ def log_to(folder: Path) -> None:
     logger = logging.getLogger("repo_ray")
     logger.setLevel(logging.DEBUG)
     file = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    in_context(file)
     terminal = RichHandler(logging.WARNING, _error_console(), show_path=False, show_time=False)
     logger.handlers = [file, terminal]
     logger.propagate = False

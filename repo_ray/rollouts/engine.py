@@ -5,6 +5,7 @@ The only file that imports vLLM, and only when an engine starts.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
+from repo_ray.logs import at_step
 from repo_ray.models.adapters import adapter_digest, parse_adapter, save_adapter
 from repo_ray.models.loading import load_tokenizer
 from repo_ray.records import FinishReason, Rollout
@@ -33,6 +35,8 @@ _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 #: Tokens that a CPU engine computes in one step at most.
 _CPU_BATCH_TOKENS = 4096
+
+log = logging.getLogger(__name__)
 
 
 class EngineDiedError(RuntimeError):
@@ -87,9 +91,12 @@ class RolloutEngine:
         """Loads the model; blocks the event loop meanwhile (10-30 s for small models)."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
         self._tokenizer = load_tokenizer(self._folder)
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._engine_arguments()))
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**self._engine_arguments()), stat_loggers=[RayPrometheusStatLogger]
+        )
         await self._workers("end_with", os.getpid())
 
     async def shutdown(self) -> None:
@@ -249,6 +256,8 @@ class RolloutEngine:
             await self._ask("resume_generation")
             self._version, self._digest, self._failure = version, digest, ""
             self._pushes += 1
+        at_step(version)
+        log.info("adapter version %d is live: %d modules read back", version, len(modules))
         return PushReport(
             engine=self._name,
             version=version,
@@ -300,7 +309,9 @@ class RolloutEngine:
             "enforce_eager": rollout.enforce_eager,
             "logprobs_mode": "processed_logprobs",
             "worker_extension_cls": "repo_ray.rollouts.worker.PublicationExtension",
-            "disable_log_stats": True,
+            # `model_name` of vLLM's metrics, which go through Ray to Prometheus.
+            "served_model_name": f"{config.run.name}/{self._name}",
+            "disable_log_stats": True,  # to the log; a stat logger of one's own turns them on
             "use_tqdm_on_load": False,
         }
         if rollout.pool.gpus:

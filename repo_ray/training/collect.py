@@ -57,12 +57,14 @@ class Collector:
         self._scorers = scorers
         self._encode = encode
         self._on_sample = on_sample
+        #: Accounting of batches, by step, until whoever wanted the batch takes it out.
+        self.open: dict[int, Ledger] = {}
         dialogue = config.dialogue
         self._episodes = Episodes(dialogue, config.run.seed) if dialogue else None
 
     async def batch(self, step: int, prompts: Sequence[Prompt]) -> Collected:
         """Samples and scores every prompt; returns when each is consumed or dropped."""
-        ledger = Ledger(issued=len(prompts))
+        ledger = self.open[step] = Ledger(issued=len(prompts))
         start = time.monotonic()
 
         async def one(position: int, prompt: Prompt) -> Experience | None:

@@ -18,14 +18,17 @@ from ray.actor import ActorHandle
 
 from repo_ray.actors.pool import PoolError
 from repo_ray.config import Config
+from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.training.accounting import Ledger
 from repo_ray.training.checkpoints import Checkpoint, save_checkpoint
+from repo_ray.training.clock import PhaseClock
 from repo_ray.training.collect import SOURCES, Collected, Collector
 from repo_ray.training.metrics import MetricsLog
 from repo_ray.training.publication import check_versions
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import System
+from repo_ray.training.telemetry import Telemetry
 from repo_ray.training.trajectories import write_trajectories
 
 log = logging.getLogger(__name__)
@@ -80,12 +83,16 @@ class Controller:
         self._start = resume.step if resume else 0
         self._ledger = Ledger.from_state(resume.state["ledger"]) if resume else Ledger()
         self._skipped_in_a_row = resume.state["skipped_in_a_row"] if resume else 0
-        self._metrics = MetricsLog(folder, config.run.name, self._start)
+        self._metrics = MetricsLog(folder, self._start)
+        self._telemetry = Telemetry(config.run.name)
+        self._clock = PhaseClock()
         self._samples_done = 0
         self._collector = Collector(
             config, system.rollout, system.scorers, encode, self._sample_finished
         )
         self._step = self._start
+        at_step(self._step)
+        self._stepped = time.monotonic()
         self._push_s: list[float] = []
 
     def request_stop(self) -> None:
@@ -117,6 +124,7 @@ class Controller:
                         self._collector.batch(admitted, batch)
                     )
                     admitted += 1
+                self._clock.enter("collect")
                 collected = await self._unless_stopped(pending.pop(step))
                 if collected is None:
                     break
@@ -124,6 +132,8 @@ class Controller:
                 if (step + 1) % self._config.run.checkpoint_every == 0 or step + 1 == total:
                     await self._checkpoint(step + 1)
                 self._step = step + 1
+                at_step(self._step)
+                self._stepped = time.monotonic()
                 if self._stop.is_set():
                     break
         finally:
@@ -140,25 +150,28 @@ class Controller:
     async def _update(self, step: int, collected: Collected) -> None:
         """One learner step, from a complete batch to verified engines."""
         config, batch = self._config, collected.experiences
+        self._ledger.add(self._collector.open.pop(step))
         if collected.ledger.invalid_share > config.run.max_invalid_share:
             causes = ", ".join(f"{k} x{v}" for k, v in collected.ledger.invalid.most_common(5))
             raise RunError(
                 f"step {step}: {collected.ledger.invalid_share:.0%} of the scores are invalid "
                 f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): {causes}"
             )
-        check_versions({v for e in batch for v in e.rollout.versions}, step, config.run.staleness)
+        versions = {v for e in batch for v in e.rollout.versions}
+        check_versions(versions, step, config.run.staleness)
         began = time.monotonic()
+        self._clock.enter("update")
         result = await self._system.learner.update(batch) if batch else None
         skipped = result.skipped if result else "empty batch: every prompt was dropped"
         if result is not None:
             write_trajectories(self._folder / "trajectories", step, batch, result)
         self._count_skipped(step, skipped)
         learned = time.monotonic()
+        self._clock.enter("push")
         blob = await self._system.learner.adapter_blob("policy")
         reports = await self._system.publisher.push(self._system.rollout, blob, step + 1)
         pushed = time.monotonic()
         self._push_s.append(pushed - learned)
-        self._ledger.add(collected.ledger)
         watched = await self._watched(step + 1)
         self._metrics.step(
             step + 1,
@@ -166,6 +179,7 @@ class Controller:
                 **batch_metrics(batch),
                 **(result.metrics if result else {}),
                 "skipped": skipped,
+                **({"rollout/lag": step - min(versions)} if versions else {}),
                 "rollout/tokens": collected.tokens,
                 "rollout/tokens_per_s": collected.tokens / collected.seconds,
                 "time/collect_s": collected.seconds,
@@ -179,12 +193,13 @@ class Controller:
         )
         for experience in batch:
             for score in experience.scores:
-                self._metrics.score(score)
+                self._telemetry.score(score)
         self._samples_done = 0
         reward = sum(e.reward.total for e in batch) / max(1, len(batch))
         self._report(step + 1, self._schedule.steps, f"reward {reward:+.2f}")
 
     async def _watched(self, updates: int) -> Mapping[str, Any]:
+        self._clock.enter("check")
         return await self._after_step(updates) if self._after_step is not None else {}
 
     def _count_skipped(self, step: int, skipped: str) -> None:
@@ -199,6 +214,7 @@ class Controller:
             )
 
     async def _checkpoint(self, step: int) -> None:
+        self._clock.enter("checkpoint")
         state = {"ledger": self._ledger.state(), "skipped_in_a_row": self._skipped_in_a_row}
         loop = asyncio.get_running_loop()
 
@@ -233,6 +249,32 @@ class Controller:
         text = f"sample {self._samples_done} of {self._config.run.batch_size}"
         self._report(self._step, self._schedule.steps, text)
 
+    def status(self) -> dict[str, Any]:
+        """How the run stands, for `repo-ray status` and Prometheus.
+
+        Besides what finished steps consumed, `ledger` counts what the open batches have so far.
+        """
+        ledger = Ledger()
+        for part in (self._ledger, *self._collector.open.values()):
+            ledger.add(part)
+        publisher = self._system.publisher
+        learner = {"learner": publisher.current.version} if publisher.current else {}
+        return {
+            "run": self._config.run.name,
+            "folder": str(self._folder),
+            "time": time.time(),
+            "step": self._step,
+            "steps": self._schedule.steps,
+            "step_age_s": time.monotonic() - self._stepped,
+            "phase": self._clock.phase,
+            "phases": self._clock.seconds(),
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "versions": {**learner, **publisher.verified},
+            "ledger": ledger.state(),
+            "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
+            "metrics": dict(self._metrics.latest),
+        }
+
     async def _serve_control(self) -> None:
         """Carries out scaling requests and reports the status, until cancelled."""
         while True:
@@ -243,16 +285,9 @@ class Controller:
                     self._system.pools[kind].scale(replicas)
                 else:
                     log.warning("no pool named %r to scale", kind)
-            await self._control.report.remote(
-                {
-                    "run": self._config.run.name,
-                    "folder": str(self._folder),
-                    "step": self._step,
-                    "steps": self._schedule.steps,
-                    "ledger": self._ledger.state(),
-                    "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
-                }
-            )
+            status = self.status()
+            self._telemetry.report(status)
+            await self._control.report.remote(status)
 
 
 def _unwrap(work: asyncio.Task[Collected]) -> Collected:

@@ -1,4 +1,4 @@
-"""One set of numbers per step, to three places: metrics.jsonl, TensorBoard, Ray's metrics."""
+"""One set of numbers per step, to two places: metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray.util import metrics as ray_metrics
 from torch.utils.tensorboard import SummaryWriter
-
-from repo_ray.records import Score
-
-#: Ray histogram boundaries (seconds) must be positive.
-LATENCY_BOUNDARIES_S = [0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0]
 
 
 class MetricsLog:
@@ -24,50 +18,29 @@ class MetricsLog:
     holds what was measured before the first update, is written again as well.
     """
 
-    def __init__(self, folder: Path, run_name: str, resume_step: int) -> None:
+    def __init__(self, folder: Path, resume_step: int) -> None:
         self._path = folder / "metrics.jsonl"
         first = resume_step + 1 if resume_step else 0
         rows = [row for row in read_metrics(folder, 0) if row["step"] < first]
         self._path.write_text("".join(_line(row) for row in rows), encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-        self._run = run_name
-        self._gauges: dict[str, ray_metrics.Gauge] = {}
-        self._latency = ray_metrics.Histogram(
-            "repo_ray_score_latency_seconds",
-            "Latency of one score, by source",
-            boundaries=LATENCY_BOUNDARIES_S,
-            tag_keys=("run", "source"),
-        )
-        self._invalid = ray_metrics.Counter(
-            "repo_ray_invalid_scores",
-            "Scores that could not be had, by source",
-            tag_keys=("run", "source"),
-        )
+        #: Every number, from the last row that has it.
+        self.latest: dict[str, float] = {}
+        for row in rows:
+            self.latest |= _numbers(row)
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes one row. Nested mappings (pools, accounting) go to metrics.jsonl only."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line({"step": step, **values}))
-        for name, value in values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._board.add_scalar(name, value, step)
-                self._gauge(name).set(value, {"run": self._run})
+        numbers = _numbers(values)
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
         self._board.flush()
-
-    def score(self, score: Score) -> None:
-        tags = {"run": self._run, "source": score.source}
-        self._latency.observe(score.latency_s, tags)
-        if not score.valid:
-            self._invalid.inc(1, tags)
+        self.latest |= numbers
 
     def close(self) -> None:
         self._board.close()
-
-    def _gauge(self, name: str) -> ray_metrics.Gauge:
-        if name not in self._gauges:
-            safe = "repo_ray_" + name.replace("/", "_").replace(".", "_")
-            self._gauges[name] = ray_metrics.Gauge(safe, name, tag_keys=("run",))
-        return self._gauges[name]
 
 
 def read_metrics(folder: Path, first: int = 1) -> list[dict[str, Any]]:
@@ -85,6 +58,14 @@ def read_metrics(folder: Path, first: int = 1) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return [row for row in rows if row["step"] >= first]
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ class Publisher:
 
     def __init__(self) -> None:
         self.current: Published | None = None
+        #: The version that each engine last proved to serve, by its name.
+        self.verified: dict[str, int] = {}
         self._lock = asyncio.Lock()
 
     def prepare(self, blob: bytes, version: int) -> Published:
@@ -54,6 +56,7 @@ class Publisher:
             states: dict[str, EngineState] = await pool.broadcast("state")
             for name, state in states.items():
                 _check(name, state.version, state.digest, published)
+            self.verified = {name: state.version for name, state in states.items()}
             return list(reports.values())
 
     async def bring_up_to_date(self, member: Member, timeout_s: float) -> None:
@@ -68,6 +71,7 @@ class Publisher:
                 )
                 report: PushReport = await asyncio.wait_for(ref, timeout_s)
                 _check(report.engine, report.version, report.digest, self.current)
+            self.verified[member.name] = self.current.version
 
 
 def check_versions(versions: set[int], learner_version: int, staleness: int) -> None:

@@ -20,6 +20,7 @@ import yaml
 from repo_ray.pipeline.monitor import read_checks
 from repo_ray.training.checkpoints import latest_checkpoint
 from repo_ray.training.metrics import read_metrics
+from repo_ray.training.telemetry import COLUMNS
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -203,6 +204,10 @@ def test_the_report_is_written_and_the_adapter_is_a_peft_folder(run: Path) -> No
     assert "<html" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert (run / "adapters" / "policy" / "adapter_config.json").is_file()
+
+
+def test_every_column_that_prometheus_is_promised_is_written(run: Path) -> None:
+    assert set(COLUMNS) <= {column for row in read_metrics(run, 0) for column in row}
 
 
 def test_an_existing_run_is_not_overwritten(config: Path, run: Path) -> None:

@@ -79,6 +79,8 @@ class System:
         self.rollout = Pool(sample)
         self.scorers = {"rules": Pool(rules)}
         self.pools: dict[str, Any] = {}
+        self.current = None
+        self.verified: dict[str, int] = {}
         self.learner = self.publisher = self
 
     async def update(self, batch: Any) -> UpdateResult:

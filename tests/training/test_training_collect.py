@@ -130,3 +130,20 @@ def test_tokens_of_a_version_that_missed_a_push_stop_the_run() -> None:
         check_versions({3, 5}, learner_version=5, staleness=1)
     with pytest.raises(PublicationError, match="missed a push"):
         check_versions({4}, learner_version=5, staleness=0)
+
+
+def test_an_open_batchs_accounting_can_be_read_while_it_goes_on() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def judge(prompt: Prompt, reply: str) -> Score:
+        ledger = collector.open[5]
+        seen.append((ledger.issued, ledger.samples))
+        return Score("judge", 0.0)
+
+    scorers = {"judge": StandIn(judge)}
+    collector = Collector(CONFIG, StandIn(rollout), scorers, lambda prompt: [1, 2])  # type: ignore[arg-type]
+    prompts = [Prompt(f"p{i}", (Message("user", "hi"),)) for i in range(3)]
+    collected = asyncio.run(collector.batch(5, prompts))
+    assert {issued for issued, _ in seen} == {3}
+    assert 1 <= seen[0][1] <= 3
+    assert collector.open.pop(5) is collected.ledger

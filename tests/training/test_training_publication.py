@@ -83,3 +83,17 @@ def test_the_same_version_with_other_weights_stops_the_run() -> None:
     stale = Engine("rollout-0", version=3, digest=adapter_digest(blob(0.1)), deaf=True)
     with pytest.raises(PublicationError, match="rollout-0 serves"):
         push(stale)
+
+
+def test_it_knows_what_each_engine_last_proved_to_serve() -> None:
+    publisher = Publisher()
+    engines = [Engine("rollout-0"), Engine("rollout-1")]
+    asyncio.run(publisher.push(Pool(*engines), blob(0.5), 3))  # type: ignore[arg-type]
+    assert publisher.verified == {"rollout-0": 3, "rollout-1": 3}
+    engines[1].deaf = True
+    with pytest.raises(PublicationError):
+        asyncio.run(publisher.push(Pool(*engines), blob(0.6), 4))  # type: ignore[arg-type]
+    assert publisher.verified == {"rollout-0": 3, "rollout-1": 3}
+    # One died and was replaced: only those that are there now count.
+    asyncio.run(publisher.push(Pool(engines[0], Engine("rollout-2")), blob(0.6), 5))  # type: ignore[arg-type]
+    assert publisher.verified == {"rollout-0": 5, "rollout-2": 5}
