@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import math
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +13,7 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from repo_ray.config.rewards import JudgeConfig
+from repo_ray.endpoints import EndpointError, complete, text_of
 from repo_ray.records import Prompt, Score
 from repo_ray.rewards.judge.prompt import answer_schema, is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Rubric
@@ -37,19 +34,6 @@ class _Verdict(BaseModel):
 
 
 _ANSWER = TypeAdapter(dict[str, _Verdict])
-
-
-@dataclass(eq=False)
-class _RequestError(Exception):
-    """One failed request. `wait_s`: what the server asked us to wait, if it did."""
-
-    cause: str
-    message: str
-    retry: bool = True
-    wait_s: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.cause}: {self.message}"
 
 
 class EndpointJudge:
@@ -97,7 +81,7 @@ class EndpointJudge:
         while True:
             try:
                 value, detail = await self._ask(prompt, reply, deadline)
-            except _RequestError as failure:
+            except EndpointError as failure:
                 wait = self._wait(failure, attempt)
                 out_of_time = time.monotonic() + wait >= deadline
                 if not failure.retry or attempt >= self._config.max_retries or out_of_time:
@@ -119,7 +103,7 @@ class EndpointJudge:
         deadline = time.monotonic() + min(self._deadline_s, self._config.request_timeout_s)
         try:
             await self._request(deadline, messages=messages, max_tokens=1)
-        except _RequestError as failure:
+        except EndpointError as failure:
             raise JudgeUnavailableError(
                 f"the judge endpoint does not answer: {self._place}: {failure}. Check "
                 f"judge.base_url, judge.model and the key in ${self._config.api_key_env}."
@@ -143,13 +127,10 @@ class EndpointJudge:
                 },
             },
         )
-        choice = answer.choices[0]
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            reason = choice.message.refusal or "content filter"
-            raise _RequestError("refused", self._redact(reason), retry=False)
-        if choice.finish_reason == "length":
-            raise _RequestError("malformed", "the answer was cut off at max_tokens")
-        return self._read(choice.message.content or "", reply)
+        text = text_of(answer, self._key)
+        if answer.choices[0].finish_reason == "length":
+            raise EndpointError("malformed", "the answer was cut off at max_tokens")
+        return self._read(text, reply)
 
     def _read(self, content: str, reply: str) -> tuple[float, Any]:
         try:
@@ -157,59 +138,33 @@ class EndpointJudge:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"]) or "answer"
-            raise _RequestError("malformed", f"{where}: {first['msg']}") from None
+            raise EndpointError("malformed", f"{where}: {first['msg']}") from None
         # Evidence of a verdict that the statement does not hold proves nothing; it is dropped.
         reasons = {name: v.evidence for name, v in answer.items() if v.verdict}
         for name, evidence in reasons.items():
             if not is_quote(evidence, reply):
-                raise _RequestError(
+                raise EndpointError(
                     "malformed", f"{name}.evidence: no quote of the reply: {evidence[:80]!r}"
                 )
         try:
             return self._rubric.points({n: v.verdict for n, v in answer.items()}, reasons)
         except ValueError as error:
-            raise _RequestError("malformed", str(error)) from None
+            raise EndpointError("malformed", str(error)) from None
 
     async def _request(self, deadline: float, **arguments: Any) -> ChatCompletion:
-        """One request. Raises `_RequestError`."""
+        """One request. Raises `EndpointError`."""
         limit = min(self._config.request_timeout_s, max(0.0, deadline - time.monotonic()))
-        try:
-            # The client's own time-out is per read; a server that drips would outlast it.
-            async with asyncio.timeout(limit):
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    model=self._config.model, temperature=0.0, timeout=limit or None, **arguments
-                )
-                body = raw.http_response.text
-        except (TimeoutError, openai.APITimeoutError):
-            raise _RequestError("timeout", f"no answer within {limit:.1f} s") from None
-        except openai.APIConnectionError as error:
-            reason = error.__cause__ or error
-            raise _RequestError("connection", self._redact(str(reason) or repr(reason))) from None
-        except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
-        try:
-            answer = ChatCompletion.model_validate_json(body)
-        except ValidationError as error:
-            raise _RequestError(
-                "malformed", f"no chat completion: {error.errors()[0]['msg']}"
-            ) from None
-        if not answer.choices:
-            raise _RequestError("malformed", "no chat completion: choices is empty")
-        return answer
+        return await complete(
+            self._client,
+            self._key,
+            limit,
+            model=self._config.model,
+            temperature=0.0,
+            timeout=limit or None,
+            **arguments,
+        )
 
-    def _status_failure(self, error: openai.APIStatusError) -> _RequestError:
-        status = error.status_code
-        message = f"HTTP {status} {self._redact(error.message)}"
-        wait_s = _retry_after(error.response.headers)
-        if status == 429:
-            return _RequestError("rate_limited", message, wait_s=wait_s)
-        if status == 408:
-            return _RequestError("timeout", message, wait_s=wait_s)
-        if status >= 500:
-            return _RequestError("server_error", message, wait_s=wait_s)
-        return _RequestError("rejected", message, retry=False)
-
-    def _wait(self, failure: _RequestError, attempt: int) -> float:
+    def _wait(self, failure: EndpointError, attempt: int) -> float:
         longest = min(LONGEST_BACKOFF_S, self._backoff_s * 2**attempt)
         return (failure.wait_s or 0.0) + random.uniform(0.0, longest)
 
@@ -218,22 +173,3 @@ class EndpointJudge:
         url = urlsplit(self._config.base_url)
         without_login = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
         return f"{without_login} (model {self._config.model})"
-
-    def _redact(self, text: str) -> str:
-        """Servers repeat keys in their error messages."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text[:200]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait (RFC 9110, section 10.2.3: seconds or a date)."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        if parsed is None:
-            return None
-        seconds = email.utils.mktime_tz(parsed) - time.time()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
