@@ -55,18 +55,33 @@ async def running_server() -> AsyncIterator[ChatServer]:
         await server.http.close()
 
 
-def completion(content: Any, finish_reason: str = "stop", **message: Any) -> web.Response:
-    """A well-formed chat completion."""
+def completion(
+    content: Any,
+    finish_reason: str = "stop",
+    *,
+    usage: tuple[int, int] | None = None,
+    **message: Any,
+) -> web.Response:
+    """A well-formed chat completion; `usage` is the tokens of prompt and answer."""
     text = content if isinstance(content, str) else json.dumps(content)
     message = {"role": "assistant", "content": text, "refusal": None} | message
     choice = {"index": 0, "finish_reason": finish_reason, "message": message, "logprobs": None}
-    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    body: dict[str, Any] = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    }
+    if usage is not None:
+        counted = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+        body["usage"] = {**counted, "total_tokens": sum(usage)}
     return web.json_response(body)
 
 
-def says(content: Any, finish_reason: str = "stop", **message: Any) -> Handler:
+def says(content: Any, finish_reason: str = "stop", **options: Any) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        return completion(content, finish_reason, **message)
+        return completion(content, finish_reason, **options)
 
     return handle
 

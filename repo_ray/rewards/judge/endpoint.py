@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,12 +17,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from repo_ray.config.rewards import JudgeConfig
 from repo_ray.endpoints import EndpointError, complete, text_of
 from repo_ray.records import Prompt, Score
-from repo_ray.rewards.judge.prompt import answer_schema, is_quote, judge_messages
+from repo_ray.rewards.judge.budget import Budget, BudgetError, JudgeBudget
+from repo_ray.rewards.judge.cache import question_key
+from repo_ray.rewards.judge.consistency import judge_identity
+from repo_ray.rewards.judge.prompt import answer_schema, answer_tokens, is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Rubric
+from repo_ray.rewards.judge.spending import Usage, need_of, usage_of
 
-#: Longest answer accepted: a quote of the reply and the JSON around it, per criterion.
-TOKENS_PER_CRITERION = 120
 LONGEST_BACKOFF_S = 20.0
+#: With these causes the server has refused to work, and does not bill.
+UNBILLED = ("rate_limited", "server_error", "rejected")
 
 
 class JudgeUnavailableError(RuntimeError):
@@ -46,18 +52,25 @@ class EndpointJudge:
         api_key: str | None,
         deadline_s: float | None = None,
         backoff_s: float = 0.5,
+        budget: Budget | None = None,
     ) -> None:
         """`config` names endpoint, model, time limit per request and number of retries.
 
         `deadline_s` limits one score with all its retries; by default nine tenths of the pool's
         limit, so that the judge's own cause is reported rather than the pool's. `backoff_s` is
         the longest wait before the first retry; it doubles with each (full jitter).
+        `budget` is shared with other judges; by default the judge keeps to the limits of `config`
+        by itself.
         """
         self._rubric = rubric
         self._config = config
         self._key = api_key or ""
         self._deadline_s = 0.9 * config.pool.timeout_s if deadline_s is None else deadline_s
         self._backoff_s = backoff_s
+        self._budget: Budget = JudgeBudget(config) if budget is None else budget
+        self._identity = judge_identity(config, rubric)
+        self._schema = answer_schema(rubric)
+        self._max_tokens = answer_tokens(rubric)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
             api_key=api_key or "none",
@@ -73,14 +86,35 @@ class EndpointJudge:
 
         Never raises for what the endpoint does: the score is then invalid and its error starts
         with `timeout`, `rate_limited`, `server_error`, `malformed`, `refused` (by the model),
-        `connection`, or `rejected` (another HTTP 4xx). The last and `refused` are not retried.
+        `connection`, or `rejected` (another HTTP 4xx). The last and `refused` are not retried. Where
+        the budget allows no further request it starts with `spend_limit` or `budget_lost`.
         """
         start = time.monotonic()
-        deadline = start + self._deadline_s
+        messages = judge_messages(self._rubric, prompt, reply)
+        key = question_key(self._identity, messages)
+        try:
+            known = await self._budget.cached(key)
+            if known is not None:
+                return replace(known, latency_s=time.monotonic() - start)
+            score = await self._score(messages, reply)
+            if score.valid:
+                await self._budget.keep(key, score)
+        except BudgetError as error:
+            return Score.invalid("judge", str(error), time.monotonic() - start)
+        return score
+
+    async def _score(self, messages: Sequence[dict[str, str]], reply: str) -> Score:
+        """The score, without the time for which it waited for its turns in `latency_s`."""
+        start = time.monotonic()
         attempt = 0
         while True:
+            asked = time.monotonic()
+            permit = await self._budget.admit(need_of(messages, self._max_tokens, self._schema))
+            # Waiting for a turn is no fault of the endpoint: the deadline moves with it.
+            start += time.monotonic() - asked
+            deadline = start + self._deadline_s
             try:
-                value, detail = await self._ask(prompt, reply, deadline)
+                value, detail = await self._ask(messages, reply, permit, deadline)
             except EndpointError as failure:
                 wait = self._wait(failure, attempt)
                 out_of_time = time.monotonic() + wait >= deadline
@@ -102,7 +136,10 @@ class EndpointJudge:
         messages = [{"role": "user", "content": "Answer with the word yes."}]
         deadline = time.monotonic() + min(self._deadline_s, self._config.request_timeout_s)
         try:
-            await self._request(deadline, messages=messages, max_tokens=1)
+            permit = await self._budget.admit(need_of(messages, 1, {}), queue=False)
+            await self._request(permit, deadline, messages=messages, max_tokens=1)
+        except BudgetError as error:
+            raise JudgeUnavailableError(str(error)) from None
         except EndpointError as failure:
             raise JudgeUnavailableError(
                 f"the judge endpoint does not answer: {self._place}: {failure}. Check "
@@ -113,17 +150,20 @@ class EndpointJudge:
         """Closes the connections."""
         await self._client.close()
 
-    async def _ask(self, prompt: Prompt, reply: str, deadline: float) -> tuple[float, Any]:
+    async def _ask(
+        self, messages: Sequence[dict[str, str]], reply: str, permit: int, deadline: float
+    ) -> tuple[float, Any]:
         answer = await self._request(
+            permit,
             deadline,
-            messages=judge_messages(self._rubric, prompt, reply),
-            max_tokens=100 + TOKENS_PER_CRITERION * len(self._rubric.criteria),
+            messages=messages,
+            max_tokens=self._max_tokens,
             response_format={
                 "type": "json_schema",
                 "json_schema": {
                     "name": "verdicts",
                     "strict": True,
-                    "schema": answer_schema(self._rubric),
+                    "schema": self._schema,
                 },
             },
         )
@@ -151,18 +191,28 @@ class EndpointJudge:
         except ValueError as error:
             raise EndpointError("malformed", str(error)) from None
 
-    async def _request(self, deadline: float, **arguments: Any) -> ChatCompletion:
-        """One request. Raises `EndpointError`."""
+    async def _request(self, permit: int, deadline: float, **arguments: Any) -> ChatCompletion:
+        """One request, reported to the budget however it ends. Raises `EndpointError`."""
         limit = min(self._config.request_timeout_s, max(0.0, deadline - time.monotonic()))
-        return await complete(
-            self._client,
-            self._key,
-            limit,
-            model=self._config.model,
-            temperature=0.0,
-            timeout=limit or None,
-            **arguments,
-        )
+        used: Usage | None = None
+        try:
+            answer = await complete(
+                self._client,
+                self._key,
+                limit,
+                model=self._config.model,
+                temperature=0.0,
+                timeout=limit or None,
+                **arguments,
+            )
+            used = usage_of(answer)
+            return answer
+        except EndpointError as failure:
+            if failure.cause in UNBILLED:
+                used = Usage(0, 0)
+            raise
+        finally:
+            await self._budget.settle(permit, used)
 
     def _wait(self, failure: EndpointError, attempt: int) -> float:
         longest = min(LONGEST_BACKOFF_S, self._backoff_s * 2**attempt)
