@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from repo_ray.actors.batching import DynamicBatcher
+from repo_ray.actors.judge_budget import RemoteBudget
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config, environment
 from repo_ray.records import Prompt, Score
@@ -99,6 +100,7 @@ class EndpointJudgeActor:
             load_rubric(config.judge.rubric),
             config.judge,
             api_key=environment(config.judge.api_key_env) or "",
+            budget=RemoteBudget(config) if config.judge.budgeted else None,
         )
 
     async def ready(self) -> None:
@@ -108,7 +110,7 @@ class EndpointJudgeActor:
     async def ping(self) -> None: ...
 
     async def score(self, prompt: Prompt, reply: str) -> Score:
-        return await _timed(self._judge.score(prompt, reply))
+        return await self._judge.score(prompt, reply)
 
 
 @ray.remote

@@ -1,8 +1,9 @@
-"""`repo-ray judge`: can the judge be trusted?"""
+"""`repo-ray judge`: can the judge be trusted, and what will it cost?"""
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repo_ray.cli.console import fail, user_errors
+from repo_ray.cli.console import ConfigOption, OverridesArgument, fail, user_errors
 from repo_ray.config import Config, environment, load_config
 
 if TYPE_CHECKING:
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
     from repo_ray.records import Prompt, Score
     from repo_ray.rewards.judge.consistency import Ask
+    from repo_ray.rewards.judge.cost import Forecast, Part
     from repo_ray.rewards.judge.rubric import Rubric
 
-app = typer.Typer(help="Check the judge of a run or config.", no_args_is_help=True)
+app = typer.Typer(help="Check the judge of a run or config, or see its cost.", no_args_is_help=True)
 
 
 @app.callback()
 def judge() -> None:
-    """Check the judge of a run or config."""
+    """Check the judge of a run or config, or see its cost."""
 
 
 @app.command("check")
@@ -87,6 +89,27 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("cost")
+def show_cost(config: ConfigOption = None, overrides: OverridesArgument = None) -> None:
+    """Print how often a run would ask its judge endpoint, what that costs, how long the rate limits
+    make it take, and which limit is met first. Nothing is started or asked."""
+    settings = load_config(config, overrides or ())
+    if not settings.judge.enabled or settings.judge.kind != "endpoint":
+        fail("judge.kind must be endpoint, and judge.enabled true: no other judge costs anything")
+    from rich.console import Console
+
+    from repo_ray.data.reader import DataError
+    from repo_ray.pipeline.judge_cost import judge_calls
+    from repo_ray.rewards.declaration import RewardConfigError
+    from repo_ray.rewards.judge.cost import forecast
+    from repo_ray.rewards.judge.rubric import load_rubric
+
+    with user_errors(DataError, RewardConfigError):
+        rubric = load_rubric(settings.judge.rubric)
+        parts = judge_calls(settings, rubric)
+    _show_cost(Console(highlight=False), settings, parts, forecast(parts, rubric, settings.judge))
+
+
 def _settings(source: Path, overrides: list[str]) -> tuple[Config, Path | None]:
     """Config and the local judge's checkpoint: the config's, else what the run trained."""
     if source.is_file():
@@ -135,11 +158,15 @@ def _local(config: Config, checkpoint: Path) -> Ask:
 def _endpoint(config: Config) -> Ask:
     import asyncio
 
+    from repo_ray.rewards.judge.budget import JudgeBudget
     from repo_ray.rewards.judge.endpoint import EndpointJudge
+
+    # The check asks the same again on purpose.
+    budget = JudgeBudget(config.judge.model_copy(update={"cache": False}))
 
     async def ask(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> Sequence[Score]:
         key = environment(config.judge.api_key_env)
-        judge = EndpointJudge(rubric, config.judge, api_key=key)
+        judge = EndpointJudge(rubric, config.judge, api_key=key, budget=budget)
         free = asyncio.Semaphore(config.judge.pool.max_in_flight)
 
         async def one(prompt: Prompt, reply: str) -> Score:
@@ -195,3 +222,56 @@ def _show(console: Any, result: dict[str, Any]) -> list[str]:
     for finding in findings or ["no finding"]:
         console.print(f"finding: {finding}" if findings else finding, markup=False)
     return findings
+
+
+def _show_cost(console: Any, config: Config, parts: Sequence[Part], found: Forecast) -> None:
+    from rich.table import Table
+
+    table = Table("for", "calls", "input tokens", "output tokens", "input per call")
+    for part in parts:
+        each = part.each
+        amounts = (part.calls, part.calls * each.input_tokens, part.calls * each.output_tokens)
+        table.add_row(part.name, *(f"{n:,}" for n in (*amounts, each.input_tokens)))
+    used = found.used
+    table.add_row("all", *(f"{n:,}" for n in (found.calls, used.input_tokens, used.output_tokens)))
+    console.print(table)
+    console.print(
+        "Counted: prompts of the data at four bytes a token, every reply at "
+        f"sampling.max_new_tokens ({config.sampling.max_new_tokens}), every verdict with a short "
+        "quote. Not counted: retries, prompts sampled again, one short request whenever a judge "
+        "starts, and what judge.cache saves.",
+        *(["Every dialogue counts with all its turns."] if config.dialogue else []),
+    )
+    for line in _limits(config, found):
+        console.print(line, markup=False)
+
+
+def _limits(config: Config, found: Forecast) -> list[str]:
+    """Cost, time and limits, a line each."""
+    if found.cost is None or found.longest_cost is None:
+        lines = ["cost: no prices given (judge.price_per_million_input_tokens, ..._output_tokens)"]
+    else:
+        lines = [f"cost: {found.cost:.4g}, or {found.longest_cost:.4g} with the longest answers"]
+    for key, minutes in found.minutes.items():
+        lines.append(f"judge.{key} {getattr(config.judge, key):,}: at least {_duration(minutes)}")
+    pace = max(found.minutes, key=lambda key: found.minutes[key], default=None)
+    first = pace  # met from the first minute on, if the endpoint is fast enough
+    if found.affordable is not None:
+        text = f"judge.max_spend {config.judge.max_spend}: "
+        if found.affordable < found.calls:
+            first = first or "max_spend"
+            text += f"reached after about {found.affordable:,} calls"
+            if pace is not None:
+                minutes = found.minutes[pace] * found.affordable / found.calls
+                text += f", {_duration(minutes)} at that pace"
+        else:
+            text += "not reached"
+        lines.append(text)
+    if first is not None:
+        lines.append(f"limit met first: judge.{first}")
+    return lines
+
+
+def _duration(minutes: float) -> str:
+    hours, rest = divmod(math.ceil(minutes), 60)
+    return f"{hours} h {rest} min" if hours else f"{rest} min"

@@ -143,7 +143,7 @@ class Runner:
         """Rows of every column in `columns`, through one start of engines and scorers."""
         sets = evaluation_sets(config, data)
         encode = encoder(config, folders.model)
-        system = System(config, folders)
+        system = System(config, folders, self.folder.root)
         self.display.heading(f"evaluation of {len(columns)} columns, {sets.count} replies each")
         with self.display.phase("evaluation", "starting engines and scorers"):
             try:

@@ -27,6 +27,17 @@ class RewardModelConfig(Settings):
     )
 
 
+#: Settings of `judge` that are about an endpoint that costs.
+_PAID = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "price_per_million_input_tokens",
+    "price_per_million_output_tokens",
+    "max_spend",
+    "cache",
+)
+
+
 class JudgeConfig(Settings):
     """The LLM judge."""
 
@@ -56,6 +67,28 @@ class JudgeConfig(Settings):
         0.65,
         description="Local judge: a criterion with a lower held-out AUC is switched off, visibly.",
     )
+    requests_per_minute: Positive | None = Field(
+        None,
+        description="Most endpoint requests in any minute, over all judge actors, retries included; null: no limit. Requests wait for their turn; more actors do not help then.",
+    )
+    tokens_per_minute: Positive | None = Field(
+        None,
+        description="Most tokens in any minute, prompts and answers together; null: no limit. A request counts as a quarter of its bytes and the longest answer until its answer says what it used.",
+    )
+    price_per_million_input_tokens: PositiveFloat | None = Field(
+        None, description="Price of a million prompt tokens, in any currency; null: not counted."
+    )
+    price_per_million_output_tokens: PositiveFloat | None = Field(
+        None, description="Price of a million answer tokens, in the same currency."
+    )
+    max_spend: PositiveFloat | None = Field(
+        None,
+        description="Most that a run may spend, resumes included, in the currency of the prices; then it stops with a checkpoint, and --resume with a larger value continues. null: no limit.",
+    )
+    cache: bool = Field(
+        False,
+        description="Answer a question that was asked before from memory: at temperature 0 a repeat is the same question. Kept in the run folder.",
+    )
     pool: PoolConfig = PoolConfig(cpus=0.5, threads=2, max_in_flight=32)
 
     @model_validator(mode="after")
@@ -69,6 +102,34 @@ class JudgeConfig(Settings):
         if self.kind == "endpoint" and self.checkpoint is not None:
             raise ValueError("judge.checkpoint has no effect when judge.kind is endpoint")
         return self
+
+    @model_validator(mode="after")
+    def _paid(self) -> JudgeConfig:
+        if self.kind == "local" and self.budgeted:
+            keys = ", ".join(f"judge.{key}" for key in _PAID if getattr(self, key))
+            raise ValueError(f"{keys}: no effect when judge.kind is local")
+        prices = (self.price_per_million_input_tokens, self.price_per_million_output_tokens)
+        if any(prices) and not all(prices):
+            raise ValueError(
+                "judge.price_per_million_input_tokens and judge.price_per_million_output_tokens "
+                "must be set together"
+            )
+        if self.max_spend is not None and not any(prices):
+            raise ValueError(
+                "judge.max_spend needs judge.price_per_million_input_tokens and "
+                "judge.price_per_million_output_tokens"
+            )
+        return self
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether anything must be counted or kept over all judge actors."""
+        return any(getattr(self, key) for key in _PAID)
+
+    @property
+    def limited(self) -> bool:
+        """Whether a request may have to wait for its turn."""
+        return any((self.requests_per_minute, self.tokens_per_minute, self.max_spend))
 
 
 class RulesConfig(Settings):

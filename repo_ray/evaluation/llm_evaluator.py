@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
-from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from repo_ray.endpoints import EndpointError, complete, text_of
 from repo_ray.evaluation.bootstrap import Row
 from repo_ray.evaluation.evaluate import SKILLS
 from repo_ray.fencing import fence
@@ -170,54 +170,28 @@ class LLMEvaluator:
             "max_tokens": MAX_TOKENS,
             "response_format": {"type": "json_schema", "json_schema": schema},
         }
+        limit_s = config.request_timeout_s * (1 + config.max_retries)
         try:
-            # The client's time-out is per read and per try; a server that drips would outlast it.
-            async with asyncio.timeout(config.request_timeout_s * (1 + config.max_retries)):
-                raw = await self._client.chat.completions.with_raw_response.create(**request)
-                body = raw.http_response.text
-        except (TimeoutError, openai.APITimeoutError):
-            return Opinion(error=f"timeout: no answer within {config.request_timeout_s:g} s")
-        except openai.APIConnectionError as error:
-            return Opinion(error=f"connection: {self._redact(str(error.__cause__ or error))}")
-        except openai.APIStatusError as error:
-            return Opinion(
-                error=f"{_cause(error.status_code)}: HTTP {error.status_code} "
-                f"{self._redact(error.message)}"
-            )
-        return self._read(body, row)
-
-    def _read(self, body: str, row: Row) -> Opinion:
-        try:
-            completion = ChatCompletion.model_validate_json(body)
-            choice = completion.choices[0]
-        except (ValidationError, IndexError):
-            return Opinion(error="malformed: no chat completion")
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            return Opinion(error=f"refused: {self._redact(choice.message.refusal or 'filtered')}")
-        if choice.finish_reason == "length":
+            answer = await complete(self._client, self._key, limit_s, **request)
+            text = text_of(answer, self._key)
+        except EndpointError as failure:
+            return Opinion(error=str(failure))
+        if answer.choices[0].finish_reason == "length":
             return Opinion(error="malformed: the answer was cut off at max_tokens")
-        try:
-            answer = _Answer.model_validate_json(choice.message.content or "")
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "answer"
-            return Opinion(error=f"malformed: {where}: {first['msg']}")
-        values = answer.model_dump()
-        if not row.get("issue"):
-            values["known_failure"] = None
-        return Opinion(**values)
-
-    def _redact(self, text: str) -> str:
-        """Servers repeat keys in their error messages."""
-        return (text.replace(self._key, "***") if self._key else text)[:200]
+        return _read(text, row)
 
 
-def _cause(status: int) -> str:
-    if status == 429:
-        return "rate_limited"
-    if status == 408:
-        return "timeout"
-    return "server_error" if status >= 500 else "rejected"
+def _read(text: str, row: Row) -> Opinion:
+    try:
+        answer = _Answer.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "answer"
+        return Opinion(error=f"malformed: {where}: {first['msg']}")
+    values = answer.model_dump()
+    if not row.get("issue"):
+        values["known_failure"] = None
+    return Opinion(**values)
 
 
 def evaluator_messages(row: Row) -> list[dict[str, str]]:

@@ -39,7 +39,8 @@ async def evaluate_run(
             model = resolve_model(config.model.path)
             data = await prepare_data(config, models.folder, display)
             made = await run_stages(config, models.folder, model, data, display)
-            system = System(config, Folders(model, made["reward_model"], made["judge"]))
+            folders = Folders(model, made["reward_model"], made["judge"])
+            system = System(config, folders, models.folder.root)
             sets = evaluation_sets(config, data)
             with display.phase("evaluation", "starting engines and scorers"):
                 try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class Pipeline:
         folders = Folders(model, made["reward_model"], made["judge"])
         start = (warm_start / BLOB).read_bytes() if warm_start else None
 
-        system = System(config, folders)
+        system = System(config, folders, self.folder.root)
         try:
             outcome = await self._train(system, start, schedule, encode, control, data["prompts"])
             rows: dict[str, list[dict[str, Any]]] = {}
@@ -169,7 +170,7 @@ class Pipeline:
             self._canary,
             self.folder.phases(),
             memory.peak_gib,
-            self._judge(system.folders.judge),
+            self._judge(system),
         )
         write_json(root / "summary.json", summary)
         report = ReportData(
@@ -186,12 +187,14 @@ class Pipeline:
         write_report(root / "report.html", report)
         return root / "report.html"
 
-    def _judge(self, folder: Path | None) -> dict[str, str] | None:
-        """Hashes of rubric, prompt and model, so that a judge that changes has a name."""
+    def _judge(self, system: System) -> dict[str, Any] | None:
+        """Hashes of rubric, prompt and model, so that a judge that changes has a name; and what
+        was spent on it, where that is counted."""
         judge = self.config.judge
         if not judge.enabled:
             return None
-        return judge_identity(judge, load_rubric(judge.rubric), folder)
+        identity = judge_identity(judge, load_rubric(judge.rubric), system.folders.judge)
+        return {**identity, **({"usage": asdict(system.budget.totals)} if system.budget else {})}
 
     # --- phases -------------------------------------------------------------------------
 
@@ -218,6 +221,11 @@ class Pipeline:
         monitor = start_monitor(
             config, self.folder.root, system, encode, prompts, schedule.steps, done
         )
+
+        async def after_step(updates: int) -> Mapping[str, Any]:
+            found = await monitor.after_step(updates) if monitor else {}
+            return {**found, **(await system.budget.figures() if system.budget else {})}
+
         with display.phase("repo", "sampling the first batch"):
             self._controller = Controller(
                 config,
@@ -228,7 +236,7 @@ class Pipeline:
                 control,
                 display.update,
                 checkpoint,
-                monitor.after_step if monitor else None,
+                after_step,
             )
             try:
                 outcome = await self._controller.train()

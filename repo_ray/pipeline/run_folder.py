@@ -16,6 +16,9 @@ from repo_ray.config import Config, ConfigError, dump_config, environment
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"
+#: Limits of an endpoint that costs: they decide how far and how fast a run goes, not what it
+#: computes, so it may be resumed with others.
+ADJUSTABLE = ("judge.max_spend", "judge.requests_per_minute", "judge.tokens_per_minute")
 #: An adapter inside its folder, on the wire format of `models.adapters`.
 BLOB = "adapter.safetensors"
 
@@ -90,7 +93,8 @@ class RunFolder:
 def open_run_folder(config: Config, resume: bool) -> RunFolder:
     """Creates the run folder, or opens it again to resume.
 
-    Raises `ConfigError` if it exists and `resume` is false, or if it belongs to another config.
+    Resumed with other limits (`ADJUSTABLE`), it takes them over. Raises `ConfigError` if it exists
+    and `resume` is false, or if it belongs to another config.
     """
     root = run_root(config)
     saved = root / "config.yaml"
@@ -100,12 +104,16 @@ def open_run_folder(config: Config, resume: bool) -> RunFolder:
             raise ConfigError(
                 f"{root} exists already: continue it with --resume, or choose another run.name"
             )
-        differing = _differing(saved.read_text(encoding="utf-8"), text)
-        if differing:
+        changed = _differing(saved.read_text(encoding="utf-8"), text)
+        if differing := [key for key in changed if key not in ADJUSTABLE]:
             raise ConfigError(
                 f"{saved}: the run was started with other settings ({', '.join(differing[:5])}); "
                 "resume it with its own, or choose another run.name"
             )
+        if changed:
+            partial = root / ".config.yaml.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(saved)
     else:
         root.mkdir(parents=True, exist_ok=True)
         saved.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ from repo_ray.config import Config
 from repo_ray.negotiation.hotelier.moves import HotelierError
 from repo_ray.records import Experience, Prompt, Reward, Rollout, Score, Source
 from repo_ray.rewards.enhancement import combine
+from repo_ray.rewards.judge.budget import FINAL, BudgetError
 from repo_ray.training.accounting import Ledger, cause
 from repo_ray.training.dialogues import Episodes, dialogue_experience, play
 
@@ -63,7 +64,10 @@ class Collector:
         self._episodes = Episodes(dialogue, config.run.seed) if dialogue else None
 
     async def batch(self, step: int, prompts: Sequence[Prompt]) -> Collected:
-        """Samples and scores every prompt; returns when each is consumed or dropped."""
+        """Samples and scores every prompt; returns when each is consumed or dropped.
+
+        Raises `BudgetError`, alone or in a group, where no further judge score can be had.
+        """
         ledger = self.open[step] = Ledger(issued=len(prompts))
         start = time.monotonic()
 
@@ -194,9 +198,14 @@ class Collector:
 
 
 def _count(scores: Sequence[Score], ledger: Ledger) -> str:
-    """Counts one reply's scores. Says why the first invalid one is, or nothing."""
+    """Counts one reply's scores. Says why the first invalid one is, or nothing.
+
+    Raises `BudgetError` for a cause that another attempt would only meet again.
+    """
     for score in scores:
         ledger.count_score(score)
+        if score.source == "judge" and (final := cause(score.error)) in FINAL:
+            raise BudgetError(final, score.error.partition(": ")[2])
     return next((f"{s.source}: {cause(s.error)}" for s in scores if not s.valid), "")
 
 

@@ -20,6 +20,7 @@ from repo_ray.actors.pool import PoolError
 from repo_ray.config import Config
 from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
+from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
 from repo_ray.training.accounting import Ledger
 from repo_ray.training.checkpoints import Checkpoint, save_checkpoint
 from repo_ray.training.clock import PhaseClock
@@ -80,6 +81,7 @@ class Controller:
         self._control = control
         self._report = report
         self._stop = asyncio.Event()
+        self._refused: BudgetError | None = None
         self._start = resume.step if resume else 0
         self._ledger = Ledger.from_state(resume.state["ledger"]) if resume else Ledger()
         self._skipped_in_a_row = resume.state["skipped_in_a_row"] if resume else 0
@@ -141,8 +143,14 @@ class Controller:
                 task.cancel()
             await asyncio.gather(*pending.values(), return_exceptions=True)
         if self._step < total:
-            log.info("stopping at step %d on request; writing a checkpoint", self._step)
+            log.info("stopping at step %d; writing a checkpoint", self._step)
             await self._checkpoint(self._step)
+        if self._refused is not None:
+            raise RunError(
+                f"step {self._step}: the judge can score no further: {self._refused}. A checkpoint "
+                "is written: continue with --resume"
+                + (" and a larger judge.max_spend" if self._refused.cause == SPEND_LIMIT else "")
+            )
         return Outcome(
             self._step, self._step == total, self._ledger, len(self._push_s), self._push_s
         )
@@ -232,12 +240,16 @@ class Controller:
         )
 
     async def _unless_stopped(self, work: asyncio.Task[Collected]) -> Collected | None:
-        """The batch, or None if a stop is requested first."""
+        """The batch, or None if a stop is requested first or the judge can score no further."""
         stopped = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
-                return _unwrap(work)
+                try:
+                    return _unwrap(work)
+                except BudgetError as error:
+                    self._refused = error
+                    return None
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
             return None
@@ -296,7 +308,7 @@ def _unwrap(work: asyncio.Task[Collected]) -> Collected:
         return work.result()
     except BaseExceptionGroup as group:
         raise next(
-            (e for e in group.exceptions if isinstance(e, PoolError | RunError)),
+            (e for e in group.exceptions if isinstance(e, PoolError | RunError | BudgetError)),
             group.exceptions[0],
         ) from None
 

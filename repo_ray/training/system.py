@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.judge_budget import LONGEST_WAIT_S, BudgetKeeper
 from repo_ray.actors.learner import LearnerGroup
 from repo_ray.actors.pool import ActorPool
 from repo_ray.actors.rollout import RolloutActor
@@ -38,11 +39,16 @@ class Folders:
 
 
 class System:
-    """All pools, the learner and the publisher of one run."""
+    """All pools, the learner, the publisher and the judge's budget of one run.
 
-    def __init__(self, config: Config, folders: Folders) -> None:
+    `root` is the run folder; the budget is kept there.
+    """
+
+    def __init__(self, config: Config, folders: Folders, root: Path) -> None:
         self.config = config
         self.folders = folders
+        judge = config.judge
+        self.budget = BudgetKeeper(config, root) if judge.enabled and judge.budgeted else None
         self.publisher = Publisher()
         self.learner = LearnerGroup(config)
         self.rollout = self._rollout_pool()
@@ -71,6 +77,8 @@ class System:
 
     async def start_pools(self, report: Callable[[str], None]) -> None:
         """Everything but the learner: enough to sample and to score."""
+        if self.budget is not None:
+            await self.budget.start()  # judges look for it when they start
 
         async def pool(name: str) -> None:
             await self.pools[name].start()
@@ -80,6 +88,8 @@ class System:
 
     async def stop(self) -> None:
         await asyncio.gather(*(pool.stop() for pool in self.pools.values()))
+        if self.budget is not None:
+            await self.budget.stop()
         self.learner.stop()
 
     def _rollout_pool(self) -> ActorPool:
@@ -119,7 +129,10 @@ class System:
                 "judge", config.judge.pool, LocalJudgeActor, folders.judge, folders.model
             )
         elif config.judge.enabled:
-            pools["judge"] = self._pool("judge", config.judge.pool, EndpointJudgeActor)
+            pool = config.judge.pool
+            if config.judge.limited:  # a judge waits for its turn inside the call
+                pool = pool.model_copy(update={"timeout_s": pool.timeout_s + LONGEST_WAIT_S})
+            pools["judge"] = self._pool("judge", pool, EndpointJudgeActor)
         if config.rules.enabled:
             pools["rules"] = self._pool("rules", config.rules.pool, RulesActor)
         return pools

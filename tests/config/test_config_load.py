@@ -6,6 +6,8 @@ import pytest
 
 from repo_ray.config import ConfigError, dump_config, load_config
 
+ENDPOINT = "judge: {kind: endpoint, base_url: 'http://x/v1', model: m}"
+
 
 def test_overrides_replace_what_the_file_says(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
@@ -58,6 +60,18 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
             [],
             r"cooldown_s \(2\) is shorter than queue_target_s \(5\)",
         ),
+        (
+            "judge: {max_spend: 5, cache: true}",
+            [],
+            r"judge.max_spend, judge.cache: no effect when judge.kind is local",
+        ),
+        ("judge: {requests_per_minute: 0}", [], r"requests_per_minute: .*greater than or equal"),
+        (ENDPOINT, ["judge.max_spend=5"], r"judge.max_spend needs judge.price_per_million_input"),
+        (
+            ENDPOINT,
+            ["judge.price_per_million_input_tokens=0.5"],
+            r"price_per_million_output_tokens must be set together",
+        ),
         ("run: {batch_size: 5}\nalgorithm: {minibatches: 2}", [], r"must be divisible"),
         (
             "reward_model: {enabled: false}\njudge: {enabled: false}\nrules: {enabled: false}",
@@ -98,6 +112,21 @@ def test_bad_settings_are_refused_with_file_and_key(
     path.write_text(text)
     with pytest.raises(ConfigError, match=expected):
         load_config(path, overrides)
+
+
+def test_an_endpoint_that_costs_may_have_limits_and_prices(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(ENDPOINT)
+    assert not load_config(path).judge.budgeted
+    for override in ("judge.requests_per_minute=60", "judge.tokens_per_minute=9000"):
+        judge = load_config(path, [override]).judge
+        assert judge.budgeted
+        assert judge.limited
+    cached = load_config(path, ["judge.cache=true"]).judge
+    assert cached.budgeted
+    assert not cached.limited
+    prices = [f"judge.price_per_million_{kind}_tokens=0.5" for kind in ("input", "output")]
+    assert load_config(path, [*prices, "judge.max_spend=5"]).judge.max_spend == 5
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
+from chat_server import (
+    ChatServer,
+    Handler,
+    drip,
+    no_choices,
+    not_json,
+    running_server,
+    says,
+    status,
+)
 
 from repo_ray.evaluation.llm_evaluator import (
     LLMEvaluator,
@@ -47,99 +56,35 @@ ROW = {
     "reply": "Great, 380 it is.",
 }
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def says(content: Any, finish_reason: str = "stop", **message: Any) -> Handler:
-    text = content if isinstance(content, str) else json.dumps(content)
-    message = {"role": "assistant", "content": text, "refusal": None} | message
-    choice = {"index": 0, "finish_reason": finish_reason, "message": message, "logprobs": None}
-    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.json_response(body)
-
-    return handle
-
-
-def status(code: int, text: str = "") -> Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.json_response(
-            {"error": {"message": text}}, status=code, headers={"retry-after-ms": "1"}
-        )
-
-    return handle
-
-
-async def drip(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
-    await response.prepare(request)
-    for _ in range(30):
-        await response.write(b" ")
-        await asyncio.sleep(0.1)
-    return response
-
-
-async def no_choices(request: web.Request) -> web.StreamResponse:
-    body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": []}
-    return web.json_response(body)
-
-
-async def not_json(request: web.Request) -> web.StreamResponse:
-    return web.Response(text="<html>welcome</html>", content_type="text/html")
-
-
-class Server:
-    """Answers with its `script`, one handler per request; the last one repeats."""
-
-    def __init__(self) -> None:
-        self.script: list[Handler] = []
-        self.requests: list[dict[str, Any]] = []
-        self.open = self.most_open = 0
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", self._handle)
-        self.http = TestServer(app)
-
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
-        self.requests.append(await request.json())
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
-        try:
-            await asyncio.sleep(0.005)
-            return await self.script[min(len(self.requests), len(self.script)) - 1](request)
-        finally:
-            self.open -= 1
-
-    def evaluator(self, *script: Handler, **config: Any) -> LLMEvaluator:
-        self.script = list(script)
-        settings = {"base_url": str(self.http.make_url("/v1")), "model": "m", "max_retries": 1}
-        return LLMEvaluator(LLMEvaluatorConfig.model_validate(settings | config), KEY)
+def evaluator_at(server: ChatServer, *script: Handler, **config: Any) -> LLMEvaluator:
+    server.script = list(script)
+    settings = {"base_url": server.url, "model": "m", "max_retries": 1}
+    return LLMEvaluator(LLMEvaluatorConfig.model_validate(settings | config), KEY)
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    server = Server()
-    await server.http.start_server()
-    yield server
-    await server.http.close()
+async def server() -> AsyncIterator[ChatServer]:
+    async with running_server() as server:
+        yield server
 
 
-async def test_an_answer_becomes_an_opinion(server: Server) -> None:
-    evaluator = server.evaluator(says(GOOD))
+async def test_an_answer_becomes_an_opinion(server: ChatServer) -> None:
+    evaluator = evaluator_at(server, says(GOOD))
     opinion = await evaluator.judge(ROW)
     await evaluator.close()
     assert opinion == Opinion(4, True, True, False, True, False, True, "It names a price.")
     assert opinion.valid
 
 
-async def test_without_a_named_failure_there_is_no_verdict_on_it(server: Server) -> None:
-    opinion = await server.evaluator(says(GOOD)).judge(ROW | {"issue": None})
+async def test_without_a_named_failure_there_is_no_verdict_on_it(server: ChatServer) -> None:
+    opinion = await evaluator_at(server, says(GOOD)).judge(ROW | {"issue": None})
     assert opinion.known_failure is None
     assert opinion.rating == 4
 
 
-async def test_the_request_is_deterministic_structured_and_fenced(server: Server) -> None:
-    await server.evaluator(says(GOOD)).judge(ROW)
+async def test_the_request_is_deterministic_structured_and_fenced(server: ChatServer) -> None:
+    await evaluator_at(server, says(GOOD)).judge(ROW)
     request = server.requests[0]
     assert request["temperature"] == 0
     assert request["model"] == "m"
@@ -167,8 +112,8 @@ def test_what_others_wrote_stays_between_its_marks() -> None:
 
 
 @pytest.mark.parametrize("handler", [status(429), status(500), status(503), status(408)])
-async def test_a_passing_fault_is_retried(server: Server, handler: Handler) -> None:
-    assert (await server.evaluator(handler, says(GOOD)).judge(ROW)).rating == 4
+async def test_a_passing_fault_is_retried(server: ChatServer, handler: Handler) -> None:
+    assert (await evaluator_at(server, handler, says(GOOD)).judge(ROW)).rating == 4
 
 
 @pytest.mark.parametrize(
@@ -193,29 +138,31 @@ async def test_a_passing_fault_is_retried(server: Server, handler: Handler) -> N
     ],
 )
 async def test_a_lasting_fault_is_invalid_with_its_cause(
-    server: Server, handler: Handler, cause: str
+    server: ChatServer, handler: Handler, cause: str
 ) -> None:
-    opinion = await server.evaluator(handler).judge(ROW)
+    opinion = await evaluator_at(server, handler).judge(ROW)
     assert opinion.error.startswith(f"{cause}: ")
     assert opinion.rating is opinion.fluency is opinion.serious_issue is None
     assert not opinion.valid
     assert KEY not in opinion.error
 
 
-async def test_a_malformed_answer_is_asked_for_again(server: Server) -> None:
-    opinion = await server.evaluator(says("{"), says(GOOD | {"rating": 9}), says(GOOD)).judge(ROW)
+async def test_a_malformed_answer_is_asked_for_again(server: ChatServer) -> None:
+    opinion = await evaluator_at(server, says("{"), says(GOOD | {"rating": 9}), says(GOOD)).judge(
+        ROW
+    )
     assert opinion.rating == 4
     assert len(server.requests) == 3
 
 
-async def test_a_refusal_is_not_asked_for_again(server: Server) -> None:
-    await server.evaluator(says(None, refusal="no")).judge(ROW)
+async def test_a_refusal_is_not_asked_for_again(server: ChatServer) -> None:
+    await evaluator_at(server, says(None, refusal="no")).judge(ROW)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("timeout_s", [0.3])
-async def test_a_server_that_drips_is_given_up(server: Server, timeout_s: float) -> None:
-    evaluator = server.evaluator(drip, request_timeout_s=timeout_s, max_retries=0)
+async def test_a_server_that_drips_is_given_up(server: ChatServer, timeout_s: float) -> None:
+    evaluator = evaluator_at(server, drip, request_timeout_s=timeout_s, max_retries=0)
     start = asyncio.get_running_loop().time()
     opinion = await evaluator.judge(ROW)
     assert opinion.error.startswith("timeout: ")
@@ -228,20 +175,22 @@ async def test_nobody_there() -> None:
     assert opinion.error.startswith("connection: ")
 
 
-async def test_rows_keep_their_order_and_the_limit(server: Server) -> None:
+async def test_rows_keep_their_order_and_the_limit(server: ChatServer) -> None:
     async def echo(request: web.Request) -> web.StreamResponse:
         sent = json.dumps(await request.json())
         rating = next(i for i in range(1, 6) if f"reply number {i}" in sent)
         return await says(GOOD | {"rating": rating})(request)
 
     rows = [ROW | {"reply": f"reply number {1 + i % 5}"} for i in range(20)]
-    opinions = await server.evaluator(echo, max_in_flight=3).judge_rows(rows)
+    opinions = await evaluator_at(server, echo, max_in_flight=3).judge_rows(rows)
     assert [o.rating for o in opinions] == [1 + i % 5 for i in range(20)]
     assert server.most_open <= 3
 
 
-async def test_opinions_are_kept_and_invalid_ones_counted(server: Server, tmp_path: Path) -> None:
-    evaluator = server.evaluator(says(GOOD), status(401), says(None, refusal="no"), says(GOOD))
+async def test_opinions_are_kept_and_invalid_ones_counted(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    evaluator = evaluator_at(server, says(GOOD), status(401), says(None, refusal="no"), says(GOOD))
     rows = [ROW | {"turn": i} for i in range(4)]
     opinions = [await evaluator.judge(row) for row in rows]
     assert invalid_causes(opinions) == {"rejected": 1, "refused": 1}
@@ -254,14 +203,14 @@ async def test_opinions_are_kept_and_invalid_ones_counted(server: Server, tmp_pa
         save_opinions(tmp_path, "repo", rows, opinions[:1], evaluator.name)
 
 
-async def test_the_key_is_sent_and_never_shown(server: Server) -> None:
+async def test_the_key_is_sent_and_never_shown(server: ChatServer) -> None:
     seen = []
 
     async def keep(request: web.Request) -> web.StreamResponse:
         seen.append(request.headers["Authorization"])
         return await says(GOOD)(request)
 
-    evaluator = server.evaluator(keep)
+    evaluator = evaluator_at(server, keep)
     await evaluator.judge(ROW)
     assert seen == [f"Bearer {KEY}"]
     assert KEY not in repr(evaluator)

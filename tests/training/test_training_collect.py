@@ -88,6 +88,15 @@ def test_a_prompt_is_dropped_with_its_cause_after_the_last_attempt() -> None:
     assert collected.ledger.balanced
 
 
+def test_a_judge_that_may_spend_no_more_ends_the_batch_at_the_first_attempt() -> None:
+    def judge(prompt: Prompt, reply: str) -> Score:
+        return Score.invalid("judge", "spend_limit: 5 of 5 is spent")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        collect(judge)
+    assert {str(e) for e in caught.value.exceptions} == {"spend_limit: 5 of 5 is spent"}
+
+
 def test_a_rollout_that_times_out_is_tried_again() -> None:
     def sample(sample_id: str, prompt_id: str, attempt: int, tokens: Any, seed: int) -> Rollout:
         if attempt == 0:

@@ -12,10 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from repo_ray.config.dialogue import HotelierConfig
+from repo_ray.endpoints import EndpointError, complete, text_of
 from repo_ray.fencing import fence, neutralise
 from repo_ray.negotiation.hotelier.figures import find_figures
 from repo_ray.negotiation.hotelier.moves import (
@@ -126,7 +127,7 @@ class EndpointHotelier:
             # A client belongs to one event loop, and episodes may be played in several.
             async with asyncio.timeout(limit), self._client() as client:
                 for _ in range(tries):
-                    content = await self._ask(client, messages, view, acts, seed)
+                    content = await self._ask(client, limit, messages, view, acts, seed)
                     try:
                         return _move(content, view, acts)
                     except ValueError as error:
@@ -151,6 +152,7 @@ class EndpointHotelier:
     async def _ask(
         self,
         client: openai.AsyncOpenAI,
+        limit_s: float,
         messages: list[ChatCompletionMessageParam],
         view: View,
         acts: Mapping[str, str],
@@ -158,7 +160,10 @@ class EndpointHotelier:
     ) -> str:
         """The content of one answer. Raises `HotelierError` for what no repetition mends."""
         try:
-            raw = await client.chat.completions.with_raw_response.create(
+            answer = await complete(
+                client,
+                self._key,
+                limit_s,
                 model=self._config.model,
                 messages=messages,
                 temperature=TEMPERATURE,
@@ -173,32 +178,9 @@ class EndpointHotelier:
                     },
                 },
             )
-            choice = ChatCompletion.model_validate_json(raw.http_response.text).choices[0]
-        except openai.APITimeoutError:
-            limit = self._config.request_timeout_s
-            raise HotelierError("timeout", f"no answer within {limit:g} s") from None
-        except openai.APIConnectionError as error:
-            raise HotelierError("connection", self._redact(str(error.__cause__ or error))) from None
-        except openai.APIStatusError as error:
-            message = f"HTTP {error.status_code} {self._redact(error.message)}"
-            raise HotelierError(_cause(error.status_code), message) from None
-        except (ValidationError, IndexError):
-            raise HotelierError("malformed", "no chat completion") from None
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            raise HotelierError("refused", self._redact(choice.message.refusal or "content filter"))
-        return choice.message.content or ""
-
-    def _redact(self, text: str) -> str:
-        """Servers repeat keys in their error messages."""
-        return (text.replace(self._key, "***") if self._key else text)[:200]
-
-
-def _cause(status: int) -> str:
-    if status == 429:
-        return "rate_limited"
-    if status == 408:
-        return "timeout"
-    return "server_error" if status >= 500 else "rejected"
+            return text_of(answer, self._key)
+        except EndpointError as failure:
+            raise HotelierError(failure.cause, failure.message) from None
 
 
 def _acts(view: View) -> dict[str, str]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import math
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,13 +15,18 @@ from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from repo_ray.config.rewards import JudgeConfig
+from repo_ray.endpoints import EndpointError, complete, text_of
 from repo_ray.records import Prompt, Score
-from repo_ray.rewards.judge.prompt import answer_schema, is_quote, judge_messages
+from repo_ray.rewards.judge.budget import Budget, BudgetError, JudgeBudget
+from repo_ray.rewards.judge.cache import question_key
+from repo_ray.rewards.judge.consistency import judge_identity
+from repo_ray.rewards.judge.prompt import answer_schema, answer_tokens, is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Rubric
+from repo_ray.rewards.judge.spending import Usage, need_of, usage_of
 
-#: Longest answer accepted: a quote of the reply and the JSON around it, per criterion.
-TOKENS_PER_CRITERION = 120
 LONGEST_BACKOFF_S = 20.0
+#: With these causes the server has refused to work, and does not bill.
+UNBILLED = ("rate_limited", "server_error", "rejected")
 
 
 class JudgeUnavailableError(RuntimeError):
@@ -39,19 +42,6 @@ class _Verdict(BaseModel):
 _ANSWER = TypeAdapter(dict[str, _Verdict])
 
 
-@dataclass(eq=False)
-class _RequestError(Exception):
-    """One failed request. `wait_s`: what the server asked us to wait, if it did."""
-
-    cause: str
-    message: str
-    retry: bool = True
-    wait_s: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.cause}: {self.message}"
-
-
 class EndpointJudge:
     """Scores replies against a rubric by asking a chat model at temperature 0."""
 
@@ -62,18 +52,25 @@ class EndpointJudge:
         api_key: str | None,
         deadline_s: float | None = None,
         backoff_s: float = 0.5,
+        budget: Budget | None = None,
     ) -> None:
         """`config` names endpoint, model, time limit per request and number of retries.
 
         `deadline_s` limits one score with all its retries; by default nine tenths of the pool's
         limit, so that the judge's own cause is reported rather than the pool's. `backoff_s` is
         the longest wait before the first retry; it doubles with each (full jitter).
+        `budget` is shared with other judges; by default the judge keeps to the limits of `config`
+        by itself.
         """
         self._rubric = rubric
         self._config = config
         self._key = api_key or ""
         self._deadline_s = 0.9 * config.pool.timeout_s if deadline_s is None else deadline_s
         self._backoff_s = backoff_s
+        self._budget: Budget = JudgeBudget(config) if budget is None else budget
+        self._identity = judge_identity(config, rubric)
+        self._schema = answer_schema(rubric)
+        self._max_tokens = answer_tokens(rubric)
         self._client = openai.AsyncOpenAI(
             base_url=config.base_url,
             api_key=api_key or "none",
@@ -89,15 +86,36 @@ class EndpointJudge:
 
         Never raises for what the endpoint does: the score is then invalid and its error starts
         with `timeout`, `rate_limited`, `server_error`, `malformed`, `refused` (by the model),
-        `connection`, or `rejected` (another HTTP 4xx). The last and `refused` are not retried.
+        `connection`, or `rejected` (another HTTP 4xx). The last and `refused` are not retried. Where
+        the budget allows no further request it starts with `spend_limit` or `budget_lost`.
         """
         start = time.monotonic()
-        deadline = start + self._deadline_s
+        messages = judge_messages(self._rubric, prompt, reply)
+        key = question_key(self._identity, messages)
+        try:
+            known = await self._budget.cached(key)
+            if known is not None:
+                return replace(known, latency_s=time.monotonic() - start)
+            score = await self._score(messages, reply)
+            if score.valid:
+                await self._budget.keep(key, score)
+        except BudgetError as error:
+            return Score.invalid("judge", str(error), time.monotonic() - start)
+        return score
+
+    async def _score(self, messages: Sequence[dict[str, str]], reply: str) -> Score:
+        """The score, without the time for which it waited for its turns in `latency_s`."""
+        start = time.monotonic()
         attempt = 0
         while True:
+            asked = time.monotonic()
+            permit = await self._budget.admit(need_of(messages, self._max_tokens, self._schema))
+            # Waiting for a turn is no fault of the endpoint: the deadline moves with it.
+            start += time.monotonic() - asked
+            deadline = start + self._deadline_s
             try:
-                value, detail = await self._ask(prompt, reply, deadline)
-            except _RequestError as failure:
+                value, detail = await self._ask(messages, reply, permit, deadline)
+            except EndpointError as failure:
                 wait = self._wait(failure, attempt)
                 out_of_time = time.monotonic() + wait >= deadline
                 if not failure.retry or attempt >= self._config.max_retries or out_of_time:
@@ -118,8 +136,11 @@ class EndpointJudge:
         messages = [{"role": "user", "content": "Answer with the word yes."}]
         deadline = time.monotonic() + min(self._deadline_s, self._config.request_timeout_s)
         try:
-            await self._request(deadline, messages=messages, max_tokens=1)
-        except _RequestError as failure:
+            permit = await self._budget.admit(need_of(messages, 1, {}), queue=False)
+            await self._request(permit, deadline, messages=messages, max_tokens=1)
+        except BudgetError as error:
+            raise JudgeUnavailableError(str(error)) from None
+        except EndpointError as failure:
             raise JudgeUnavailableError(
                 f"the judge endpoint does not answer: {self._place}: {failure}. Check "
                 f"judge.base_url, judge.model and the key in ${self._config.api_key_env}."
@@ -129,27 +150,27 @@ class EndpointJudge:
         """Closes the connections."""
         await self._client.close()
 
-    async def _ask(self, prompt: Prompt, reply: str, deadline: float) -> tuple[float, Any]:
+    async def _ask(
+        self, messages: Sequence[dict[str, str]], reply: str, permit: int, deadline: float
+    ) -> tuple[float, Any]:
         answer = await self._request(
+            permit,
             deadline,
-            messages=judge_messages(self._rubric, prompt, reply),
-            max_tokens=100 + TOKENS_PER_CRITERION * len(self._rubric.criteria),
+            messages=messages,
+            max_tokens=self._max_tokens,
             response_format={
                 "type": "json_schema",
                 "json_schema": {
                     "name": "verdicts",
                     "strict": True,
-                    "schema": answer_schema(self._rubric),
+                    "schema": self._schema,
                 },
             },
         )
-        choice = answer.choices[0]
-        if choice.message.refusal or choice.finish_reason == "content_filter":
-            reason = choice.message.refusal or "content filter"
-            raise _RequestError("refused", self._redact(reason), retry=False)
-        if choice.finish_reason == "length":
-            raise _RequestError("malformed", "the answer was cut off at max_tokens")
-        return self._read(choice.message.content or "", reply)
+        text = text_of(answer, self._key)
+        if answer.choices[0].finish_reason == "length":
+            raise EndpointError("malformed", "the answer was cut off at max_tokens")
+        return self._read(text, reply)
 
     def _read(self, content: str, reply: str) -> tuple[float, Any]:
         try:
@@ -157,59 +178,43 @@ class EndpointJudge:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"]) or "answer"
-            raise _RequestError("malformed", f"{where}: {first['msg']}") from None
+            raise EndpointError("malformed", f"{where}: {first['msg']}") from None
         # Evidence of a verdict that the statement does not hold proves nothing; it is dropped.
         reasons = {name: v.evidence for name, v in answer.items() if v.verdict}
         for name, evidence in reasons.items():
             if not is_quote(evidence, reply):
-                raise _RequestError(
+                raise EndpointError(
                     "malformed", f"{name}.evidence: no quote of the reply: {evidence[:80]!r}"
                 )
         try:
             return self._rubric.points({n: v.verdict for n, v in answer.items()}, reasons)
         except ValueError as error:
-            raise _RequestError("malformed", str(error)) from None
+            raise EndpointError("malformed", str(error)) from None
 
-    async def _request(self, deadline: float, **arguments: Any) -> ChatCompletion:
-        """One request. Raises `_RequestError`."""
+    async def _request(self, permit: int, deadline: float, **arguments: Any) -> ChatCompletion:
+        """One request, reported to the budget however it ends. Raises `EndpointError`."""
         limit = min(self._config.request_timeout_s, max(0.0, deadline - time.monotonic()))
+        used: Usage | None = None
         try:
-            # The client's own time-out is per read; a server that drips would outlast it.
-            async with asyncio.timeout(limit):
-                raw = await self._client.chat.completions.with_raw_response.create(
-                    model=self._config.model, temperature=0.0, timeout=limit or None, **arguments
-                )
-                body = raw.http_response.text
-        except (TimeoutError, openai.APITimeoutError):
-            raise _RequestError("timeout", f"no answer within {limit:.1f} s") from None
-        except openai.APIConnectionError as error:
-            reason = error.__cause__ or error
-            raise _RequestError("connection", self._redact(str(reason) or repr(reason))) from None
-        except openai.APIStatusError as error:
-            raise self._status_failure(error) from None
-        try:
-            answer = ChatCompletion.model_validate_json(body)
-        except ValidationError as error:
-            raise _RequestError(
-                "malformed", f"no chat completion: {error.errors()[0]['msg']}"
-            ) from None
-        if not answer.choices:
-            raise _RequestError("malformed", "no chat completion: choices is empty")
-        return answer
+            answer = await complete(
+                self._client,
+                self._key,
+                limit,
+                model=self._config.model,
+                temperature=0.0,
+                timeout=limit or None,
+                **arguments,
+            )
+            used = usage_of(answer)
+            return answer
+        except EndpointError as failure:
+            if failure.cause in UNBILLED:
+                used = Usage(0, 0)
+            raise
+        finally:
+            await self._budget.settle(permit, used)
 
-    def _status_failure(self, error: openai.APIStatusError) -> _RequestError:
-        status = error.status_code
-        message = f"HTTP {status} {self._redact(error.message)}"
-        wait_s = _retry_after(error.response.headers)
-        if status == 429:
-            return _RequestError("rate_limited", message, wait_s=wait_s)
-        if status == 408:
-            return _RequestError("timeout", message, wait_s=wait_s)
-        if status >= 500:
-            return _RequestError("server_error", message, wait_s=wait_s)
-        return _RequestError("rejected", message, retry=False)
-
-    def _wait(self, failure: _RequestError, attempt: int) -> float:
+    def _wait(self, failure: EndpointError, attempt: int) -> float:
         longest = min(LONGEST_BACKOFF_S, self._backoff_s * 2**attempt)
         return (failure.wait_s or 0.0) + random.uniform(0.0, longest)
 
@@ -218,22 +223,3 @@ class EndpointJudge:
         url = urlsplit(self._config.base_url)
         without_login = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
         return f"{without_login} (model {self._config.model})"
-
-    def _redact(self, text: str) -> str:
-        """Servers repeat keys in their error messages."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text[:200]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait (RFC 9110, section 10.2.3: seconds or a date)."""
-    value = headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        if parsed is None:
-            return None
-        seconds = email.utils.mktime_tz(parsed) - time.time()
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -56,6 +56,11 @@ def answer_schema(rubric: Rubric) -> dict[str, Any]:
     }
 
 
+def answer_tokens(rubric: Rubric) -> int:
+    """Longest answer accepted: a quote of the reply and the JSON around it, per criterion."""
+    return 100 + 120 * len(rubric.criteria)
+
+
 def is_quote(evidence: str, reply: str) -> bool:
     """Whether `evidence` is part of `reply`, whatever case, spaces, outer quotes and dots."""
     quote = _squeeze(evidence).strip("\"'“”‘’.…")
