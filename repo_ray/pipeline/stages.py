@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.files import read_file, write_files
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
 from repo_ray.config.supervised import SupervisedConfig
@@ -119,9 +120,11 @@ async def train_stage(
 ) -> dict[str, Any]:
     """Runs one stage in an actor of its own, telling its progress in words every second.
 
-    `sft` and `dpo` continue from the adapter blob `start`. `alone`: nothing else computes
-    meanwhile. Raises what the stage raises.
+    The checkpoint's files come from the actor's node to the folder `out`. `sft` and `dpo` continue
+    from the adapter blob `start`. `alone`: nothing else computes meanwhile. Raises what the stage
+    raises.
     """
+    given = {path.name: read_file(path) for path in (rows, start) if path is not None}
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
         name=f"trainer-{stage}",
         namespace=namespace(config.run.name),
@@ -131,15 +134,18 @@ async def train_stage(
         runtime_env={"env_vars": thread_environment(config.learner.threads, alone=alone)},
     ).remote()
     try:
-        work = asyncio.ensure_future(
-            _result(stage, trainer.train.remote(stage, config, model, rows, out, start))
+        ref = trainer.train.remote(
+            stage, config, model, given, rows.name, start.name if start is not None else None
         )
+        work = asyncio.ensure_future(_result(stage, ref))
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
             done, total, metrics = await _result(stage, trainer.progress.remote())
             if total:
                 tell(f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}")
-        return work.result()
+        measures, files = work.result()
+        await asyncio.to_thread(write_files, out, files)
+        return dict(measures)
     finally:
         ray.kill(trainer)
 
