@@ -6,13 +6,14 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config, ConfigError, dump_config, environment
+from repo_ray.training.checkpoints import CheckpointError, sha256
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"
@@ -67,14 +68,42 @@ class RunFolder:
     # --- phases -------------------------------------------------------------------------
 
     def phases(self) -> dict[str, dict[str, Any]]:
-        """Finished phases by name: `fingerprint`, `seconds`, `result`."""
+        """Finished phases by name: `fingerprint`, `seconds`, `result`, perhaps `files`."""
         path = self.root / "phases.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def finish_phase(self, name: str, fingerprint: str, seconds: float, result: Any) -> None:
+    def finish_phase(
+        self,
+        name: str,
+        fingerprint: str,
+        seconds: float,
+        result: Any,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        """Notes a phase as done; `files` are the SHA-256 of what it made, for `verify`."""
         phases = self.phases()
         phases[name] = {"fingerprint": fingerprint, "seconds": seconds, "result": result}
+        if files is not None:
+            phases[name]["files"] = dict(files)
         write_json(self.root / "phases.json", phases)
+
+    def verify(self, name: str) -> None:
+        """Compares what a finished phase made with the hashes noted then.
+
+        Raises `CheckpointError` naming the file that is missing or another one.
+        """
+        for file, digest in self.phases()[name].get("files", {}).items():
+            path = self.root / file
+            if not path.is_file() or sha256(path) != digest:
+                raise CheckpointError(
+                    f"{path}: not the file that the phase {name} wrote (SHA-256 in phases.json); "
+                    f"take {name} out of phases.json to run it again"
+                )
+
+    def hashes(self, folder: Path) -> dict[str, str]:
+        """SHA-256 of every file of `folder`, which is below the run folder, for `finish_phase`."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.root)): sha256(path) for path in files}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

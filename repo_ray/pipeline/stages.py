@@ -36,13 +36,16 @@ async def run_stages(
 ) -> dict[Stage, Path | None]:
     """Checkpoint folder by stage; None where the config needs no such stage.
 
-    A stage whose settings and data are those of a finished one is not run again. Raises what a
-    stage raises.
+    A stage whose settings and data are those of a finished one is not run again; its files must
+    still have the hashes noted then (`CheckpointError`). Raises what a stage raises.
     """
     given, wanted = _wanted(config)
-    keys = {stage: _key(config, stage, wanted[stage], data) for stage in wanted}
+    keys = {stage: _key(config, folder, stage, wanted[stage], data) for stage in wanted}
     finished = folder.phases()
     pending = [s for s in wanted if finished.get(s, {}).get("fingerprint") != keys[s]]
+    for stage in wanted:
+        if stage not in pending:
+            folder.verify(stage)
     progress = dict.fromkeys(pending, "starting")
 
     async def one(stage: Stage) -> None:
@@ -57,7 +60,8 @@ async def run_stages(
         tell("starting")
         alone = len(pending) == 1
         result = await train_stage(config, stage, model, data[DATA[stage]], out, tell, alone=alone)
-        folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
+        hashes = await asyncio.to_thread(folder.hashes, out)
+        folder.finish_phase(stage, keys[stage], time.monotonic() - began, result, hashes)
         progress[stage] = "done"
 
     if pending:
@@ -95,15 +99,23 @@ def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, Super
     return given, wanted
 
 
-def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping[str, Path]) -> str:
-    """What the stage's result depends on."""
+def _key(
+    config: Config,
+    folder: RunFolder,
+    stage: Stage,
+    settings: SupervisedConfig,
+    data: Mapping[str, Path],
+) -> str:
+    """What the stage's result depends on; not where the run folder is."""
+    rows = data[DATA[stage]]
+    inside = rows.is_relative_to(folder.root)
     return fingerprint(
         settings.model_dump(mode="json"),
         config.lora.model_dump(mode="json"),
         config.model.model_dump(mode="json"),
         config.run.seed,
         config.data.build_preferences,
-        str(data[DATA[stage]]),
+        str(rows.relative_to(folder.root) if inside else rows),
         str(config.judge.rubric) if stage == "judge" else "",
     )
 
