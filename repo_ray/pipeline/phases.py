@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
+from repo_ray.pipeline.mirroring import Uploads
 from repo_ray.pipeline.monitor import read_checks, start_monitor
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
@@ -52,6 +53,7 @@ class Pipeline:
     config: Config
     folder: RunFolder
     display: Display
+    uploads: Uploads = field(default_factory=lambda: Uploads(None))
 
     async def main(self) -> Path:
         """Runs every phase that is not done yet; returns the report's path.
@@ -91,6 +93,7 @@ class Pipeline:
         schedule = Schedule.of(prompts, config.run, config.algorithm.group_size)
 
         made = await run_stages(config, self.folder, model, data, self.display)
+        await self.uploads.start()
         warm_start = made["warm_start"]
         folders = Folders(model, made["reward_model"], made["judge"])
         start = (warm_start / BLOB).read_bytes() if warm_start else None
@@ -216,6 +219,11 @@ class Pipeline:
         monitor = start_monitor(
             config, self.folder.root, system, encode, prompts, schedule.steps, done
         )
+
+        async def after_step(updates: int) -> dict[str, Any]:
+            values = await monitor.after_step(updates) if monitor else {}
+            return values | self.uploads.metrics() if updates else values
+
         with display.phase("repo", "sampling the first batch"):
             self._controller = Controller(
                 config,
@@ -226,7 +234,8 @@ class Pipeline:
                 control,
                 display.update,
                 checkpoint,
-                monitor.after_step if monitor else None,
+                after_step,
+                self.uploads.start,
             )
             try:
                 outcome = await self._controller.train()
@@ -239,5 +248,6 @@ class Pipeline:
         self.folder.policy.mkdir(parents=True, exist_ok=True)
         (self.folder.policy / BLOB).write_bytes(blob)
         save_adapter(self.folder.policy, blob, config.model.path)
+        await self.uploads.start()
         display.done(f"{outcome.step} steps, adapter version {outcome.step}")
         return outcome

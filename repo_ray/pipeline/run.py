@@ -19,6 +19,7 @@ from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import connect
+from repo_ray.pipeline.mirroring import Uploads, mirrored, open_mirror
 from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
@@ -26,6 +27,7 @@ from repo_ray.pipeline.run_folder import open_run_folder
 from repo_ray.pipeline.signals import Stopped
 from repo_ray.rewards.judge.endpoint import JudgeUnavailableError
 from repo_ray.rollouts.publication import PublicationError
+from repo_ray.storage.store import StorageError
 from repo_ray.training.checkpoints import CheckpointError
 from repo_ray.training.loop import RunError
 
@@ -40,6 +42,7 @@ RUN_ERRORS = (
     PoolError,
     PublicationError,
     RunError,
+    StorageError,
     TrainingError,
 )
 
@@ -51,13 +54,15 @@ def run(
 
     def job(display: Display) -> None:
         config = load_config(config_path, overrides)
+        mirror = open_mirror(config, resume, display.console.print)
         check_inputs(config)
         folder = open_run_folder(config, resume)
         log_to(folder.root)
-        with folder.locked():
+        with folder.locked(), mirrored(mirror):
             display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
             display.console.print(f"  {connect(config, folder, address)}")
-            report = asyncio.run(Pipeline(config, folder, display).main())
+            pipeline = Pipeline(config, folder, display, Uploads(mirror))
+            report = asyncio.run(pipeline.main())
         display.console.print(f"[bold]report[/]  {report}")
 
     return exit_status(job)

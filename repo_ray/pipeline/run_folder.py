@@ -19,6 +19,8 @@ from repo_ray.training.checkpoints import CheckpointError, sha256
 _UPLOADED = "working_dir_files"
 #: An adapter inside its folder, on the wire format of `models.adapters`.
 BLOB = "adapter.safetensors"
+#: Keys that say where a run is kept, not what it is: it may be continued elsewhere.
+_PLACES = (".run.dir", ".run.storage")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class RunFolder:
     @property
     def evaluation(self) -> Path:
         return self.root / "evaluation"
+
+    @property
+    def inputs(self) -> Path:
+        """Data sets that the config names by URL."""
+        return self.root / "inputs"
+
+    @property
+    def config(self) -> Path:
+        """The complete config; with it the run is started."""
+        return self.root / "config.yaml"
 
     @property
     def cluster(self) -> Path:
@@ -122,7 +134,7 @@ def open_run_folder(config: Config, resume: bool) -> RunFolder:
     Raises `ConfigError` if it exists and `resume` is false, or if it belongs to another config.
     """
     root = run_root(config)
-    saved = root / "config.yaml"
+    saved = RunFolder(root).config
     text = dump_config(config)
     if saved.exists():
         if not resume:
@@ -183,4 +195,5 @@ def _differing(old: str, new: str) -> list[str]:
         return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}.{key}").items()}
 
     a, b = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
-    return [key.lstrip(".") for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    keys = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    return [key.lstrip(".") for key in keys if key not in _PLACES]
