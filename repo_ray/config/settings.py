@@ -127,8 +127,10 @@ DataFile = Url | Path | None
 
 
 class DataConfig(Settings):
-    """Where the data is: paths, or URLs as in `run.storage`, read once into the run folder. Without
-    `prompts`, nulls are filled by the built-in task's builder; with it, nothing is built."""
+    """Where the data is: paths, or URLs as in `run.storage`, read once into the run folder.
+
+    Without `prompts`, nulls are filled by the built-in task's builder; with it, nothing is built.
+    """
 
     prompts: DataFile = Field(None, description="prompts.parquet or .jsonl; null: built.")
     preferences: DataFile = Field(None, description="preferences.parquet or .jsonl; null: built.")
