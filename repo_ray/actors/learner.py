@@ -15,13 +15,16 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.files import Files, read_files, unpacked, write_files
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.actors.placement import PlacementError, actor_options, reserve_gang
 from repo_ray.config import Config
+from repo_ray.learner.checkpoint import rank_of
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner, UpdateResult
 from repo_ray.logs import at_step
 from repo_ray.models.actor_critic import TokenSequence
+from repo_ray.models.loading import model_on_node
 from repo_ray.planning.nodes import Reservation
 from repo_ray.records import Experience
 
@@ -49,7 +52,8 @@ class LearnerActor:
 
         log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
-        self._learner = PPOLearner(config, model_folder, rank)
+        folder = model_on_node(config.model.path, model_folder)
+        self._learner = PPOLearner(config, folder, rank)
         if policy is not None:
             self._learner.set_policy(policy)
 
@@ -71,13 +75,16 @@ class LearnerActor:
         finally:
             self._learner.set_policy(policy)
 
-    def save(self, folder: Path) -> None:
-        self._learner.save(folder)
+    def save(self) -> Files:
+        with unpacked({}) as folder:
+            self._learner.save(folder)
+            return read_files(folder)
 
-    def load(self, folder: Path) -> None:
-        self._learner.load(folder)
+    def load(self, common: Files, own: Files) -> None:
+        with unpacked({**common, **own}) as folder:
+            self._learner.load(folder)
         at_step(self._learner.updates)
-        log.info("continues from %s", folder)
+        log.info("continues from the checkpoint of %d updates", self._learner.updates)
 
 
 class LearnerGroup:
@@ -151,10 +158,29 @@ class LearnerGroup:
         return await self._all("probe", ray.put(blob), samples)
 
     async def save(self, folder: Path) -> None:
-        await self._all("save", folder)
+        """Brings the files of every rank here and writes them to `folder`."""
+
+        async def one(rank: int) -> None:
+            files = await self._one(rank, "save")
+            await asyncio.to_thread(write_files, folder, files)
+
+        await asyncio.gather(*(one(rank) for rank in range(len(self._ranks))))
 
     async def load(self, folder: Path) -> None:
-        await self._all("load", folder)
+        """Every rank continues from its files in `folder`."""
+        files = await asyncio.to_thread(read_files, folder)
+        common = ray.put({n: f for n, f in files.items() if rank_of(n) is None})
+        try:
+            await asyncio.gather(
+                *(
+                    self._one(
+                        rank, "load", common, {n: f for n, f in files.items() if rank_of(n) == rank}
+                    )
+                    for rank in range(len(self._ranks))
+                )
+            )
+        except LearnerError as error:
+            raise LearnerError(f"{folder}: {error}") from error
 
     def stop(self) -> None:
         for rank in self._ranks:

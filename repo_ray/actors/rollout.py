@@ -14,6 +14,7 @@ import ray
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config.settings import Config
 from repo_ray.models.adapters import adapter_digest
+from repo_ray.models.loading import model_on_node
 from repo_ray.records import Rollout
 from repo_ray.rollouts.engine import EngineDiedError, RolloutEngine
 from repo_ray.rollouts.publication import EngineState, PushReport
@@ -42,7 +43,8 @@ class RolloutActor:
         version: int = 0,
     ) -> None:
         log_as_actor(config.run.name)
-        self._engine = RolloutEngine(config, model_folder, name)
+        folder = model_on_node(config.model.path, model_folder)
+        self._engine = RolloutEngine(config, folder, name)
         self._initial = None if adapter is None else (adapter, version)
         self._start_lock = asyncio.Lock()
         self._started = False

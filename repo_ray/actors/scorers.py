@@ -12,6 +12,7 @@ from pathlib import Path
 import ray
 
 from repo_ray.actors.batching import DynamicBatcher
+from repo_ray.actors.files import Files, unpacked
 from repo_ray.actors.judge_budget import RemoteBudget
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config, environment
@@ -44,13 +45,18 @@ async def _timed(score: Awaitable[Score]) -> Score:
 class RewardModelActor:
     """The preference-trained reward model, with dynamic batching."""
 
-    def __init__(self, config: Config, checkpoint: Path, model_folder: Path) -> None:
+    def __init__(self, config: Config, checkpoint: Files, model_folder: Path) -> None:
+        from repo_ray.models.loading import model_on_node
         from repo_ray.rewards.reward_model import RewardModelScorer
 
         log_as_actor(config.run.name)
-        scorer = RewardModelScorer(
-            checkpoint, config, threads=config.reward_model.pool.threads, model_folder=model_folder
-        )
+        with unpacked(checkpoint) as folder:
+            scorer = RewardModelScorer(
+                folder,
+                config,
+                threads=config.reward_model.pool.threads,
+                model_folder=model_on_node(config.model.path, model_folder),
+            )
         self._batcher = _batcher(config, scorer.score)
 
     async def ready(self) -> None: ...
@@ -65,18 +71,20 @@ class RewardModelActor:
 class LocalJudgeActor:
     """The embedded judge: the base model with the tuned judge adapter."""
 
-    def __init__(self, config: Config, checkpoint: Path, model_folder: Path) -> None:
+    def __init__(self, config: Config, checkpoint: Files, model_folder: Path) -> None:
+        from repo_ray.models.loading import model_on_node
         from repo_ray.rewards.judge.local import LocalJudge
         from repo_ray.rewards.judge.rubric import load_rubric
 
         log_as_actor(config.run.name)
-        judge = LocalJudge(
-            checkpoint,
-            load_rubric(config.judge.rubric),
-            config,
-            threads=config.judge.pool.threads,
-            model_folder=model_folder,
-        )
+        with unpacked(checkpoint) as folder:
+            judge = LocalJudge(
+                folder,
+                load_rubric(config.judge.rubric),
+                config,
+                threads=config.judge.pool.threads,
+                model_folder=model_on_node(config.model.path, model_folder),
+            )
         self._batcher = _batcher(config, judge.score)
 
     async def ready(self) -> None: ...

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import ray
 
+from repo_ray.actors.files import Files, read_files, unpacked
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config
 
@@ -30,19 +31,21 @@ class TrainerActor:
         stage: Stage,
         config: Config,
         model_folder: Path,
-        rows: Path,
-        out: Path,
-        start: Path | None = None,
-    ) -> dict[str, Any]:
-        """Trains on the rows of one file and writes the stage's checkpoint to `out`.
+        given: Files,
+        rows: str,
+        start: str | None = None,
+    ) -> tuple[dict[str, Any], Files]:
+        """Trains on the rows of the file `rows` of `given`.
 
-        `sft` and `dpo` continue from the adapter blob `start`; the others take none.
+        `sft` and `dpo` continue from the adapter blob `start` of `given`; the others take none.
 
-        Returns the stage's measures; `text` is one line for people (`learner.stages`).
+        Returns the stage's measures, of which `text` is one line for people (`learner.stages`),
+        and the files of its checkpoint.
         """
         import torch
 
         from repo_ray.learner.stages import TRAIN
+        from repo_ray.models.loading import model_on_node
 
         log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
@@ -50,4 +53,8 @@ class TrainerActor:
         def note(step: int, steps: int, metrics: Mapping[str, float]) -> None:
             self._progress = (step, steps, dict(metrics))
 
-        return TRAIN[stage](config, model_folder, rows, out, note, start)
+        model = model_on_node(config.model.path, model_folder)
+        with unpacked(given) as inputs, unpacked({}) as out:
+            blob = inputs / start if start is not None else None
+            measures = TRAIN[stage](config, model, inputs / rows, out, note, blob)
+            return measures, read_files(out)

@@ -44,6 +44,8 @@ def shared_config(comparison: Comparison) -> Config:
         "dir": str(comparison.dir / comparison.name),
     }
     config = validate(merge(tree, {"run": run}), str(comparison.config))
+    if config.run.storage is not None:
+        raise ConfigError(f"{comparison.config}: run.storage: comparisons are kept locally only")
     if config.warm_start is None:
         raise ConfigError(f"{comparison.config}: warm_start: every method needs one to start from")
     return config

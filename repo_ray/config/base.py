@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -10,6 +11,28 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+#: An address with a scheme, as opposed to a path.
+Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://")]
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://.")
+_CREDENTIALS = re.compile(
+    r"://[^/@]*:[^@]*@|[?&](?:sig|[^=&]*(?:key|secret|token|password|signature)[^=&]*)=",
+    re.IGNORECASE,
+)
+
+
+def check_url(key: str, url: str) -> None:
+    """Refuses what is no URL and what holds credentials. Raises ValueError naming `key`, never
+    repeating the URL.
+    """
+    if _CREDENTIALS.search(url):
+        raise ValueError(
+            f"{key}: a URL must not hold credentials (user:password@, keys, tokens): give them by "
+            "the environment or the instance"
+        )
+    if not _SCHEME.match(url):
+        raise ValueError(f"{key}: expected a URL such as s3://bucket/prefix")
+
 
 #: One name of Kubernetes' label syntax, which Ray's node labels follow.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"

@@ -10,7 +10,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.base import (
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+    Url,
+    check_url,
+)
 from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.config.learning import AlgorithmConfig, LearnerConfig
 from repo_ray.config.monitor import MonitorConfig
@@ -35,6 +43,10 @@ class RunConfig(Settings):
     dir: Path = Field(
         Path("runs"),
         description="Parent of the run folder. Relative paths start at the shell's folder, never inside a submitted job's working copy.",
+    )
+    storage: str | None = Field(
+        None,
+        description="URL (s3://bucket/prefix, gs://, abfs://, hdfs://, file://, or fsspec+PROTOCOL://) below which the run folder is kept as well, so that --resume works on another machine; null: on the driver's machine only. Credentials come from the environment or the instance.",
     )
     seed: int = Field(0, description="Seeds data order, sampling and initialisation.")
     epochs: Positive = Field(2, description="Passes over the prompts (paper: 2).")
@@ -67,6 +79,18 @@ class RunConfig(Settings):
         3,
         description="Run stops after this many updates skipped in a row (non-finite loss, empty batch).",
     )
+
+    @model_validator(mode="after")
+    def _storable(self) -> RunConfig:
+        if self.storage is None:
+            return self
+        check_url("storage", self.storage)
+        if self.keep_checkpoints < 2:
+            raise ValueError(
+                "keep_checkpoints must be 2 or more with storage: one is uploaded while the next "
+                "is written"
+            )
+        return self
 
 
 class ModelConfig(Settings):
@@ -103,25 +127,33 @@ class LoraShape(Settings):
     )
 
 
-class DataConfig(Settings):
-    """Where the data is. Without `prompts`, null paths are filled by the built-in task's builder;
-    with it, nothing is built."""
+DataFile = Url | Path | None
 
-    prompts: Path | None = Field(None, description="prompts.parquet or .jsonl; null: built.")
-    preferences: Path | None = Field(
-        None, description="preferences.parquet or .jsonl; null: built."
-    )
-    sft: Path | None = Field(None, description="sft.parquet or .jsonl; null: built.")
-    verdicts: Path | None = Field(
+
+class DataConfig(Settings):
+    """Where the data is: paths, or URLs as in `run.storage`, read once into the run folder.
+
+    Without `prompts`, nulls are filled by the built-in task's builder; with it, nothing is built.
+    """
+
+    prompts: DataFile = Field(None, description="prompts.parquet or .jsonl; null: built.")
+    preferences: DataFile = Field(None, description="preferences.parquet or .jsonl; null: built.")
+    sft: DataFile = Field(None, description="sft.parquet or .jsonl; null: built.")
+    verdicts: DataFile = Field(
         None, description="verdicts.parquet or .jsonl for tuning the local judge; null: built."
     )
-    online: Path | None = Field(None, description="Evaluation dialogues, online set; null: built.")
-    badcases: Path | None = Field(
-        None, description="Evaluation dialogues, bad-case set; null: built."
-    )
+    online: DataFile = Field(None, description="Evaluation dialogues, online set; null: built.")
+    badcases: DataFile = Field(None, description="Evaluation dialogues, bad-case set; null: built.")
     build_preferences: Positive = Field(
         6632, description="Preference rows to build (paper: 6,632 from four sources)."
     )
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> DataConfig:
+        for key, value in self:
+            if isinstance(value, str):
+                check_url(key, value)
+        return self
 
 
 class SamplingConfig(Settings):

@@ -7,6 +7,7 @@ A folder holds `policy.safetensors` and, of a learner with a value network, `val
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,12 @@ HEAD = "value_head.safetensors"
 
 class CheckpointError(Exception):
     """A checkpoint file is missing, damaged or of another learner. The message names it."""
+
+
+def rank_of(name: str) -> int | None:
+    """The rank that a file of a checkpoint belongs to; None for one that every rank reads."""
+    found = re.search(r"-(\d+)\.safetensors$", name)
+    return int(found[1]) if found else None
 
 
 def check_critic(folder: Path, critic: bool) -> None:

@@ -57,6 +57,13 @@ def resolve_model(path: str) -> Path:
     return _checked(_download(path))
 
 
+def model_on_node(path: str, folder: Path) -> Path:
+    """Where this node has the model `path` that the driver found at `folder`: there as well, or
+    where `resolve_model` finds it here. Raises `ModelNotFoundError`.
+    """
+    return folder if folder.is_dir() else resolve_model(path)
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder; padding falls back to the end-of-sequence token."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -11,13 +11,11 @@ from repo_ray.config import Config
 from repo_ray.models.chat import encode_prompt
 from repo_ray.models.loading import load_tokenizer
 from repo_ray.negotiation.datasets import build_datasets
+from repo_ray.pipeline.inputs import DATA_SETS, local_inputs
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder, fingerprint
 from repo_ray.records import Prompt
 from repo_ray.training.loop import RunError
-
-#: Settings of `data` that name a data set, and its file name where it is built.
-DATA_SETS = ("prompts", "preferences", "sft", "verdicts", "online", "badcases")
 
 #: A prompt's token ids.
 Encode = Callable[[Prompt], list[int]]
@@ -28,7 +26,7 @@ async def prepare_data(config: Config, folder: RunFolder, display: Display) -> d
     fills what the config does not name; with it, nothing is built.
     """
     given = config.data
-    named = {k: path for k in DATA_SETS if (path := getattr(given, k)) is not None}
+    named = await asyncio.to_thread(local_inputs, config, folder)
     if given.prompts is not None:
         return named
     paths = {k: named.get(k, folder.data / f"{k}.parquet") for k in DATA_SETS}

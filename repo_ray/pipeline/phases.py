@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
 from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
+from repo_ray.pipeline.mirroring import Uploads
 from repo_ray.pipeline.monitor import read_checks, start_monitor
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, write_json
@@ -54,6 +54,7 @@ class Pipeline:
     config: Config
     folder: RunFolder
     display: Display
+    uploads: Uploads = field(default_factory=lambda: Uploads(None))
 
     async def main(self) -> Path:
         """Runs every phase that is not done yet; returns the report's path.
@@ -94,6 +95,7 @@ class Pipeline:
         schedule = Schedule.of(prompts, config.run, config.algorithm.group_size)
 
         made = await run_stages(config, self.folder, model, data, self.display)
+        await self.uploads.start()
         warm_start = made["warm_start"]
         folders = Folders(model, made["reward_model"], made["judge"])
         start = (warm_start / BLOB).read_bytes() if warm_start else None
@@ -222,9 +224,11 @@ class Pipeline:
             config, self.folder.root, system, encode, prompts, schedule.steps, done
         )
 
-        async def after_step(updates: int) -> Mapping[str, Any]:
+        async def after_step(updates: int) -> dict[str, Any]:
             found = await monitor.after_step(updates) if monitor else {}
-            return {**found, **(await system.budget.figures() if system.budget else {})}
+            judged = await system.budget.figures() if system.budget else {}
+            uploaded = self.uploads.metrics() if updates else {}
+            return {**found, **judged, **uploaded}
 
         with display.phase("repo", "sampling the first batch"):
             self._controller = Controller(
@@ -237,6 +241,7 @@ class Pipeline:
                 display.update,
                 checkpoint,
                 after_step,
+                self.uploads.start,
             )
             try:
                 outcome = await self._controller.train()
@@ -249,5 +254,6 @@ class Pipeline:
         self.folder.policy.mkdir(parents=True, exist_ok=True)
         (self.folder.policy / BLOB).write_bytes(blob)
         save_adapter(self.folder.policy, blob, config.model.path)
+        await self.uploads.start()
         display.done(f"{outcome.step} steps, adapter version {outcome.step}")
         return outcome

@@ -14,7 +14,8 @@ from repo_ray.data.reader import (
     read_sft,
     read_verdicts,
 )
-from repo_ray.pipeline.run_folder import BLOB
+from repo_ray.pipeline.inputs import local_inputs
+from repo_ray.pipeline.run_folder import BLOB, RunFolder, run_root
 from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rewards.rules.rule_set import load_rules
@@ -34,10 +35,8 @@ def check_inputs(config: Config) -> None:
 
     Raises `ConfigError`, `DataError` or `JudgeUnavailableError`, each naming file and row or key.
     """
-    for key, read in READERS.items():
-        path: Path | None = getattr(config.data, key)
-        if path is not None:
-            read(path)
+    for key, path in local_inputs(config, RunFolder(run_root(config))).items():
+        READERS[key](path)
     _refuse_mixture(config)
     if config.rules.enabled:
         load_rules(config.rules.path)
@@ -46,15 +45,14 @@ def check_inputs(config: Config) -> None:
         if config.judge.kind == "endpoint":
             key = environment(config.judge.api_key_env) or ""
             asyncio.run(EndpointJudge(rubric, config.judge, api_key=key).check())
-    for key, folder in {
-        "reward_model.checkpoint": config.reward_model.checkpoint,
-        "judge.checkpoint": config.judge.checkpoint,
-    }.items():
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"{key}: {folder} is not a folder")
     start = config.warm_start.checkpoint if config.warm_start else None
-    if start is not None and not (start / BLOB).is_file():
-        raise ConfigError(f"warm_start.checkpoint: {start} holds no {BLOB}")
+    for key, folder, file in (
+        ("reward_model.checkpoint", config.reward_model.checkpoint, "reward_model.json"),
+        ("judge.checkpoint", config.judge.checkpoint, "judge.json"),
+        ("warm_start.checkpoint", start, BLOB),
+    ):
+        if folder is not None and not (folder / file).is_file():
+            raise ConfigError(f"{key}: {folder} holds no {file}")
 
 
 def _refuse_mixture(config: Config) -> None:

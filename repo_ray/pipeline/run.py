@@ -20,6 +20,7 @@ from repo_ray.learner.fitting import TrainingError
 from repo_ray.logs import in_context
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
+from repo_ray.pipeline.mirroring import Uploads, mirrored, open_mirror
 from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.preflight import check_inputs
 from repo_ray.pipeline.progress import Display
@@ -27,6 +28,7 @@ from repo_ray.pipeline.run_folder import open_run_folder
 from repo_ray.pipeline.signals import Stopped
 from repo_ray.rewards.judge.endpoint import JudgeUnavailableError
 from repo_ray.rollouts.publication import PublicationError
+from repo_ray.storage.store import StorageError
 from repo_ray.training.checkpoints import CheckpointError
 from repo_ray.training.loop import RunError
 
@@ -48,6 +50,7 @@ RUN_ERRORS = (
     PoolError,
     PublicationError,
     RunError,
+    StorageError,
     TrainingError,
 )
 
@@ -59,13 +62,15 @@ def run(
 
     def job(display: Display) -> None:
         config = load_config(config_path, overrides)
+        mirror = open_mirror(config, resume, display.console.print)
         check_inputs(config)
         folder = open_run_folder(config, resume)
         log_to(folder.root)
-        with folder.locked():
+        with folder.locked(), mirrored(mirror):
             display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
             display.console.print(f"  {connect(config, folder, address)}")
-            report = run_there(config, address, display, Pipeline(config, folder, display).main())
+            pipeline = Pipeline(config, folder, display, Uploads(mirror))
+            report = run_there(config, address, display, pipeline.main())
         display.console.print(f"[bold]report[/]  {report}")
 
     return exit_status(job)

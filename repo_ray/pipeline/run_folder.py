@@ -6,13 +6,14 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config, ConfigError, dump_config, environment
+from repo_ray.training.checkpoints import CheckpointError, sha256
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"
@@ -21,6 +22,8 @@ _UPLOADED = "working_dir_files"
 ADJUSTABLE = ("judge.max_spend", "judge.requests_per_minute", "judge.tokens_per_minute")
 #: An adapter inside its folder, on the wire format of `models.adapters`.
 BLOB = "adapter.safetensors"
+#: Keys that say where a run is kept, not what it is: it may be continued elsewhere.
+_PLACES = (".run.dir", ".run.storage")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class RunFolder:
         return self.root / "evaluation"
 
     @property
+    def inputs(self) -> Path:
+        """Data sets that the config names by URL."""
+        return self.root / "inputs"
+
+    @property
+    def config(self) -> Path:
+        """The complete config; with it the run is started."""
+        return self.root / "config.yaml"
+
+    @property
     def cluster(self) -> Path:
         """Where the run's Ray cluster is, for `repo-ray scale` and `repo-ray status`."""
         return self.root / "cluster.json"
@@ -70,14 +83,42 @@ class RunFolder:
     # --- phases -------------------------------------------------------------------------
 
     def phases(self) -> dict[str, dict[str, Any]]:
-        """Finished phases by name: `fingerprint`, `seconds`, `result`."""
+        """Finished phases by name: `fingerprint`, `seconds`, `result`, perhaps `files`."""
         path = self.root / "phases.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
-    def finish_phase(self, name: str, fingerprint: str, seconds: float, result: Any) -> None:
+    def finish_phase(
+        self,
+        name: str,
+        fingerprint: str,
+        seconds: float,
+        result: Any,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        """Notes a phase as done; `files` are the SHA-256 of what it made, for `verify`."""
         phases = self.phases()
         phases[name] = {"fingerprint": fingerprint, "seconds": seconds, "result": result}
+        if files is not None:
+            phases[name]["files"] = dict(files)
         write_json(self.root / "phases.json", phases)
+
+    def verify(self, name: str) -> None:
+        """Compares what a finished phase made with the hashes noted then.
+
+        Raises `CheckpointError` naming the file that is missing or another one.
+        """
+        for file, digest in self.phases()[name].get("files", {}).items():
+            path = self.root / file
+            if not path.is_file() or sha256(path) != digest:
+                raise CheckpointError(
+                    f"{path}: not the file that the phase {name} wrote (SHA-256 in phases.json); "
+                    f"take {name} out of phases.json to run it again"
+                )
+
+    def hashes(self, folder: Path) -> dict[str, str]:
+        """SHA-256 of every file of `folder`, which is below the run folder, for `finish_phase`."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.root)): sha256(path) for path in files}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -97,7 +138,7 @@ def open_run_folder(config: Config, resume: bool) -> RunFolder:
     and `resume` is false, or if it belongs to another config.
     """
     root = run_root(config)
-    saved = root / "config.yaml"
+    saved = RunFolder(root).config
     text = dump_config(config)
     if saved.exists():
         if not resume:
@@ -162,4 +203,5 @@ def _differing(old: str, new: str) -> list[str]:
         return {k: v for key, sub in tree.items() for k, v in flat(sub, f"{prefix}.{key}").items()}
 
     a, b = flat(yaml.safe_load(old)), flat(yaml.safe_load(new))
-    return [key.lstrip(".") for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    keys = [key for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+    return [key.lstrip(".") for key in keys if key not in _PLACES]

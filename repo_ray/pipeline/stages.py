@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.files import read_file, write_files
 from repo_ray.actors.placement import actor_options
 from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
@@ -37,13 +38,16 @@ async def run_stages(
 ) -> dict[Stage, Path | None]:
     """Checkpoint folder by stage; None where the config needs no such stage.
 
-    A stage whose settings and data are those of a finished one is not run again. Raises what a
-    stage raises.
+    A stage whose settings and data are those of a finished one is not run again; its files must
+    still have the hashes noted then (`CheckpointError`). Raises what a stage raises.
     """
     given, wanted = _wanted(config)
     keys = {stage: _key(config, stage, wanted[stage], data) for stage in wanted}
     finished = folder.phases()
     pending = [s for s in wanted if finished.get(s, {}).get("fingerprint") != keys[s]]
+    for stage in wanted:
+        if stage not in pending:
+            folder.verify(stage)
     progress = dict.fromkeys(pending, "starting")
 
     async def one(stage: Stage) -> None:
@@ -58,7 +62,8 @@ async def run_stages(
         tell("starting")
         alone = len(pending) == 1
         result = await train_stage(config, stage, model, data[DATA[stage]], out, tell, alone=alone)
-        folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
+        hashes = await asyncio.to_thread(folder.hashes, out)
+        folder.finish_phase(stage, keys[stage], time.monotonic() - began, result, hashes)
         progress[stage] = "done"
 
     if pending:
@@ -126,9 +131,11 @@ async def train_stage(
 ) -> dict[str, Any]:
     """Runs one stage in an actor of its own, telling its progress in words every second.
 
-    `sft` and `dpo` continue from the adapter blob `start`. `alone`: nothing else computes
-    meanwhile. Raises what the stage raises.
+    The checkpoint's files come from the actor's node to the folder `out`. `sft` and `dpo` continue
+    from the adapter blob `start`. `alone`: nothing else computes meanwhile. Raises what the stage
+    raises.
     """
+    given = {path.name: read_file(path) for path in (rows, start) if path is not None}
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
         name=f"trainer-{stage}",
         namespace=namespace(config.run.name),
@@ -137,15 +144,18 @@ async def train_stage(
         **actor_options(config.learner),
     ).remote()
     try:
-        work = asyncio.ensure_future(
-            _result(stage, trainer.train.remote(stage, config, model, rows, out, start))
+        ref = trainer.train.remote(
+            stage, config, model, given, rows.name, start.name if start is not None else None
         )
+        work = asyncio.ensure_future(_result(stage, ref))
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
             done, total, metrics = await _result(stage, trainer.progress.remote())
             if total:
                 tell(f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}")
-        return work.result()
+        measures, files = work.result()
+        await asyncio.to_thread(write_files, out, files)
+        return dict(measures)
     finally:
         ray.kill(trainer)
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 FORMAT = "repo_ray.checkpoint/1"
@@ -29,6 +29,15 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What makes a folder a checkpoint. `files` maps their names to their SHA-256 (hex)."""
+
+    step: int
+    state: dict[str, Any]
+    files: Mapping[str, str]
+
+
 def save_checkpoint(
     root: Path, step: int, state: dict[str, Any], write: Callable[[Path], None], keep: int
 ) -> Checkpoint:
@@ -45,7 +54,7 @@ def save_checkpoint(
     try:
         write(partial)
         files = {
-            str(path.relative_to(partial)): _sha256(path)
+            str(path.relative_to(partial)): sha256(path)
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
@@ -66,23 +75,36 @@ def save_checkpoint(
     return Checkpoint(final, step, state)
 
 
+def parse_manifest(text: bytes, origin: Path | str) -> Manifest:
+    """Reads a manifest; `origin` names it in errors. Raises `CheckpointError`."""
+    try:
+        manifest = json.loads(text)
+        found, step, state, files = (manifest[k] for k in ("format", "step", "state", "files"))
+        names = [PurePosixPath(name) for name in dict(files)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{origin}: not a readable checkpoint manifest: {error!r}") from None
+    if found != FORMAT:
+        raise CheckpointError(f"{origin}: format is {found!r}, this version reads {FORMAT!r}")
+    if outside := [str(name) for name in names if name.is_absolute() or ".." in name.parts]:
+        raise CheckpointError(f"{origin}: {outside[0]} is not a file of the checkpoint")
+    return Manifest(step, state, files)
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Reads and verifies one checkpoint. Raises `CheckpointError`."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        found, step, state, files = (manifest[k] for k in ("format", "step", "state", "files"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise CheckpointError(f"{path}: not a readable checkpoint manifest: {error!r}") from None
-    if found != FORMAT:
-        raise CheckpointError(f"{path}: format is {found!r}, this version reads {FORMAT!r}")
-    for name, digest in files.items():
+    manifest = parse_manifest(text, path)
+    for name, digest in manifest.files.items():
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file}: listed in the manifest, but missing")
-        if _sha256(file) != digest:
+        if sha256(file) != digest:
             raise CheckpointError(f"{file}: its SHA-256 is not the manifest's; the file is damaged")
-    return Checkpoint(folder, step, state)
+    return Checkpoint(folder, manifest.step, manifest.state)
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
@@ -95,7 +117,8 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir())
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """A file's SHA-256 (hex)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

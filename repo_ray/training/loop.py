@@ -58,7 +58,8 @@ class Controller:
 
     `report(done, total, text)` is told after each sample and step. `after_step(updates)` is
     awaited before the first update (with 0) and after each, when every engine has the new
-    adapter; what it returns joins that step's metrics.
+    adapter; what it returns joins that step's metrics. `after_checkpoint()` is awaited when one
+    is on disk.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Controller:
         report: Callable[[int, int, str], None],
         resume: Checkpoint | None,
         after_step: Callable[[int], Awaitable[Mapping[str, Any]]] | None = None,
+        after_checkpoint: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._after_step = after_step
+        self._after_checkpoint = after_checkpoint
         self._folder = folder
         self._system = system
         self._schedule = schedule
@@ -238,6 +241,8 @@ class Controller:
             write,
             self._config.run.keep_checkpoints,
         )
+        if self._after_checkpoint is not None:
+            await self._after_checkpoint()
 
     async def _unless_stopped(self, work: asyncio.Task[Collected]) -> Collected | None:
         """The batch, or None if a stop is requested first or the judge can score no further."""

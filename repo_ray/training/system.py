@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.actor import ActorHandle
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.files import read_files
 from repo_ray.actors.judge_budget import LONGEST_WAIT_S, BudgetKeeper
 from repo_ray.actors.learner import LearnerGroup
 from repo_ray.actors.pool import ActorPool
@@ -115,18 +117,27 @@ class System:
 
     def _scorer_pools(self) -> dict[Source, ActorPool]:
         config, folders = self.config, self.folders
+
+        def shipped(folder: Path | None) -> ray.ObjectRef:
+            assert folder is not None  # what is local has a checkpoint
+            return ray.put(read_files(folder))
+
         pools: dict[Source, ActorPool] = {}
         if config.reward_model.enabled:
             pools["reward_model"] = self._pool(
                 "reward_model",
                 config.reward_model.pool,
                 RewardModelActor,
-                folders.reward_model,
+                shipped(folders.reward_model),
                 folders.model,
             )
         if config.judge.enabled and config.judge.kind == "local":
             pools["judge"] = self._pool(
-                "judge", config.judge.pool, LocalJudgeActor, folders.judge, folders.model
+                "judge",
+                config.judge.pool,
+                LocalJudgeActor,
+                shipped(folders.judge),
+                folders.model,
             )
         elif config.judge.enabled:
             pool = config.judge.pool

@@ -103,6 +103,12 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
             r"judge.pool.labels.repo-ray/role: String should match pattern",
         ),
         ("learner: {labels: {'a role': x}}", [], r"learner.labels.a role.*should match pattern"),
+        ("run: {storage: runs}", [], r"storage: expected a URL such as s3://bucket/prefix"),
+        (
+            "run: {storage: 's3://b', keep_checkpoints: 1}",
+            [],
+            r"keep_checkpoints must be 2 or more",
+        ),
     ],
 )
 def test_bad_settings_are_refused_with_file_and_key(
@@ -132,3 +138,42 @@ def test_an_endpoint_that_costs_may_have_limits_and_prices(tmp_path: Path) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none.yaml: cannot be read: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hidden@bucket/x",
+        "s3://key:hid/den@bucket/x",
+        "s3://bucket/x?region=a&secret_key=hidden",
+        "abfs://c@account/x?sas_token=hidden",
+        "key:hidden@bucket/x",
+    ],
+)
+@pytest.mark.parametrize("key", ["run.storage", "data.prompts"])
+def test_a_url_with_credentials_is_refused_and_not_repeated(key: str, url: str) -> None:
+    if key == "data.prompts" and "://" not in url:
+        pytest.skip("a path")
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"{key}={url}"])
+    assert key.rpartition(".")[2] in str(caught.value)
+    for part in ("hidden", "hid/den"):
+        assert part not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/x?scheme=http&endpoint_override=localhost:9000",
+        "hdfs://namenode:8020/runs",
+        "abfs://container@account.dfs.core.windows.net/runs",
+        "file:///mnt/runs",
+        "fsspec+memory://runs",
+    ],
+)
+def test_urls_without_credentials_are_accepted_and_survive_a_dump(tmp_path: Path, url: str) -> None:
+    config = load_config(None, [f"run.storage={url}", f"data.sft={url}/sft.parquet"])
+    path = tmp_path / "c.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+    assert config.data.sft == f"{url}/sft.parquet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,10 +59,12 @@ def finish(process: subprocess.Popen[str], status: int) -> str:
 
 @pytest.fixture(scope="module")
 def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run's folder. It was stopped by SIGTERM after its first step, then resumed."""
+    """A finished run's folder. It was stopped by SIGTERM after its first step, lost, and resumed
+    from its storage."""
     runs = tmp_path_factory.mktemp("runs")
     folder = runs / "tiny"
-    process = start(config, runs, MONITOR)
+    storage = f"run.storage=file://{runs}/stored"
+    process = start(config, runs, MONITOR, storage)
     try:
         limit = time.monotonic() + 600
         while not (folder / "checkpoints" / "step-000001").is_dir():
@@ -77,7 +80,9 @@ def run(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert stopped is not None
     assert stopped.step in (1, 2)
     assert not (folder / "summary.json").exists()
-    finish(start(config, runs, MONITOR, "--resume"), 0)
+    shutil.rmtree(folder)  # the machine is lost; another one continues
+    output = finish(start(config, runs, MONITOR, storage, "--resume"), 0)
+    assert f"restored from file://{runs}/stored/tiny, {stopped.step} steps" in output
     return folder
 
 
@@ -281,3 +286,14 @@ def test_own_prompts_without_what_the_rewards_need_are_refused(
     for key in ("data.preferences is missing", "data.verdicts is missing", "data.sft is missing"):
         assert key in output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_storage_holds_the_run_and_its_newest_checkpoint(run: Path) -> None:
+    stored = run.parent / "stored" / "tiny"
+    for name in ("summary.json", "report.html", "metrics.jsonl", "adapters/policy"):
+        files = [run / name] if (run / name).is_file() else list((run / name).iterdir())
+        for file in files:
+            assert (stored / file.relative_to(run)).read_bytes() == file.read_bytes()
+    newest = latest_checkpoint(stored / "checkpoints")
+    assert newest is not None
+    assert newest.step == 3

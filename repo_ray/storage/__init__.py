@@ -1,0 +1,1 @@
+"""What survives the driver's machine: the run folder as objects on a storage service."""
