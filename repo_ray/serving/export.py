@@ -99,7 +99,7 @@ def _card(models: RunModels, stage: str, merged: bool, lines: ServeLines) -> str
     kind = "LoRA adapter merged into the base" if merged else "PEFT LoRA adapter"
     library = "transformers" if merged else "peft"
     own = config.data.prompts
-    task = "price negotiation with hotels" if own is None else f"the one of its data (`{own.name}`)"
+    task = "price negotiation with hotels" if own is None else f"the one of its data (`{own}`)"
     return f"""---
 base_model: {config.model.path}
 library_name: {library}
