@@ -16,7 +16,7 @@ STAMP         := $(VENV)/.installed-$(DEVICE)
 # On GPUs the registry's own build of torch is the right one.
 TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
 
-.PHONY: help setup quickstart check test test-all lock clean
+.PHONY: help setup quickstart check test test-all lock reference clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -75,6 +75,9 @@ lock:  ## resolve pyproject.toml and docker/requirements.in into the two locks
 	env -u UV_FIND_LINKS $(COMPILE) --extra gpu --output-file docker/requirements-gpu.lock >/dev/null
 	$(COMPILE) --extra cpu $(if $(UV_FIND_LINKS),,--torch-backend cpu) --override docker/overrides-cpu.txt --constraint docker/requirements-gpu.lock \
 	  --output-file docker/requirements-cpu.lock >/dev/null
+
+reference: setup  ## write jobs/configs/REFERENCE.md from the settings
+	$(BIN)/repo-ray config > jobs/configs/REFERENCE.md
 
 clean:  ## remove the environment and the caches, never runs/
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,20 +1,23 @@
-"""`repo-ray chat`: play the hotelier against base, warm start and REPO."""
+"""`repo-ray chat`: play the other side against base, warm start and REPO."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from repo_ray.cli.console import RunOption, user_errors
 
-_HELP = """You are the hotel. Commands:
+_HELP = """You are the {who}. Commands:
   /base /warm /repo   switch the model (the last message is answered again)
   /rules              show the rule hits of the last reply
   /facts              show what the agent knows
   /stage NAME         set the stage (identify, present_evidence, ask, handle_objection,
-                      confirm, close, escalate)
-  /new [SEED]         another negotiation
+                      confirm, close, escalate); hotel negotiation only
+  /new [SEED]         another conversation
   /quit"""
 
 
@@ -23,39 +26,63 @@ def command(
     seed: Annotated[int, typer.Option(help="Which scenario to start with.")] = 0,
     greedy: Annotated[bool, typer.Option(help="Take the likeliest words.")] = False,
 ) -> None:
-    """Play the hotel manager in the terminal; /base, /warm and /repo switch the model."""
+    """Play the hotel manager, or the customer of your own task, in the terminal; /base, /warm and
+    /repo switch the model."""
     from transformers.utils.logging import disable_progress_bar
 
+    from repo_ray.data.reader import DataError
     from repo_ray.models.loading import ModelNotFoundError, resolve_model
     from repo_ray.rewards.rules import load_rules
     from repo_ray.serving.run_models import RunFolderError, open_run
     from repo_ray.serving.speaker import Speaker
 
     disable_progress_bar()
-    with user_errors(RunFolderError, ModelNotFoundError):
+    with user_errors(RunFolderError, ModelNotFoundError, DataError):
         models = open_run(run)
         rules = load_rules(models.config.rules.path)
+        who, open_desk = _desks(models.config.data.prompts)
         typer.echo(f"loading {models.config.model.path} with {', '.join(models.stages)} ...")
         speaker = Speaker(models, resolve_model(models.config.model.path))
-    Session(speaker, rules, models.stages, seed, greedy).loop()
+    Session(speaker, rules, models.stages, who, open_desk, seed, greedy).loop()
+
+
+def _desks(prompts: Path | None) -> tuple[str, Callable[[int], Any]]:
+    """Whom the person plays, and what opens a conversation by its seed. Raises `DataError`."""
+    from repo_ray.data.reader import read_prompts
+    from repo_ray.rewards.rules.facts import facts
+    from repo_ray.serving.desk import Desk
+    from repo_ray.serving.prompt_desk import PromptDesk
+
+    rows = read_prompts(prompts) if prompts is not None else []
+    if not rows or any(facts(row) is not None for row in rows):
+        return "hotel", Desk
+    return "other side", partial(PromptDesk, rows)
 
 
 class Session:
     """Reads lines until /quit or the end of input."""
 
     def __init__(
-        self, speaker: Any, rules: Any, stages: tuple[str, ...], seed: int, greedy: bool
+        self,
+        speaker: Any,
+        rules: Any,
+        stages: tuple[str, ...],
+        who: str,
+        open_desk: Callable[[int], Any],
+        seed: int,
+        greedy: bool,
     ) -> None:
+        self._who, self._open_desk = who, open_desk
         self._speaker, self._rules, self._stages, self._greedy = speaker, rules, stages, greedy
         self._stage = stages[-1]
         self._new(seed)
 
     def loop(self) -> None:
-        typer.echo(_HELP)
+        typer.echo(_HELP.format(who=self._who))
         self._facts()
         while True:
             try:
-                line = input(f"[{self._stage}] hotel> ").strip()
+                line = input(f"[{self._stage}] {self._who}> ").strip()
             except (EOFError, KeyboardInterrupt):
                 return
             if line == "/quit":
@@ -88,12 +115,10 @@ class Session:
             except ValueError:
                 typer.echo(f"no stage {argument!r}")
         else:
-            typer.echo(_HELP)
+            typer.echo(_HELP.format(who=self._who))
 
     def _new(self, seed: int) -> None:
-        from repo_ray.serving.desk import Desk
-
-        self._seed, self._desk = seed, Desk(seed)
+        self._seed, self._desk = seed, self._open_desk(seed)
         self._last: tuple[Any, str] | None = None
 
     def _facts(self) -> None:

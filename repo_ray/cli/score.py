@@ -21,9 +21,7 @@ def command(
             "(with `messages` and `context`)."
         ),
     ] = "{}",
-    message: Annotated[
-        str | None, typer.Option(help="The hotelier's message that the reply answers.")
-    ] = None,
+    message: Annotated[str | None, typer.Option(help="The message that the reply answers.")] = None,
     run: Annotated[
         Path | None,
         typer.Option("--run", "-r", help="Run folder: its config, reward model and judge."),

@@ -13,7 +13,7 @@ from repo_ray.comparison.method import Method
 from repo_ray.comparison.methods import METHODS
 from repo_ray.comparison.settings import Comparison
 from repo_ray.config import Config, ConfigError
-from repo_ray.config.load import merge, read_yaml, validate
+from repo_ray.config.load import merge, read_tree, validate
 
 #: The run that holds what all methods share: data, warm start, reward model, judge.
 SHARED = "shared"
@@ -38,7 +38,7 @@ def shared_config(comparison: Comparison) -> Config:
 
     Raises `ConfigError`.
     """
-    tree = merge(read_yaml(comparison.config), comparison.overrides)
+    tree = merge(read_tree(comparison.config), comparison.overrides)
     run = {
         "name": f"{comparison.name}-{SHARED}",
         "dir": str(comparison.dir / comparison.name),

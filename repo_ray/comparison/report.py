@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from repo_ray.comparison.table import COSTS, HEADLINE, cost_cells, show
+from repo_ray.comparison.table import COSTS, cost_cells, headline, show
 from repo_ray.evaluation import charts
 from repo_ray.evaluation.measures import MEASURES
 from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
@@ -38,14 +38,15 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         [s for s in known if any(s.name in c["measures"] for c in content["columns"])]
         for known in (MEASURES, NEGOTIATION_MEASURES)
     )
+    first = headline(content)
     reference = next(
         (c["title"] for c in content["columns"] if c["key"] == content["reference"]), None
     )
     page = environment.get_template("comparison.html.j2").render(
         content=content,
         reference=reference,
-        headline=[s for name in HEADLINE for s in specs if s.name == name],
-        others=[s for s in specs if s.name not in HEADLINE],
+        headline=[s for s in first if s in specs],
+        others=[s for s in specs if s not in first],
         negotiations=talks,
         costs=COSTS,
         cost_cells=cost_cells,
@@ -74,7 +75,7 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[st
             "names": list(drawn),
             "svg": charts.line_chart(
                 [
-                    charts.Series(name, [(p["step"], p[key]) for p in points])
+                    charts.Series(name, [(p["step"], p[key]) for p in points if key in p])
                     for name, points in drawn.items()
                 ],
                 title,
@@ -82,5 +83,5 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[st
             ),
         }
         for key, title, note in CURVES
-        if drawn
+        if any(key in p for points in drawn.values() for p in points)
     ]

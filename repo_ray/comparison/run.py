@@ -14,7 +14,7 @@ from repo_ray.comparison.report import write_page
 from repo_ray.comparison.runner import ANNOTATION, BASE, WARM_START, Runner, Trained
 from repo_ray.comparison.settings import Comparison, load_comparison
 from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
-from repo_ray.evaluation.evaluate import load_evaluation
+from repo_ray.evaluation.evaluate import evaluation_path, load_evaluation
 from repo_ray.evaluation.negotiations import load_negotiations, negotiations_path
 from repo_ray.pipeline.cluster import connect, run_there
 from repo_ray.pipeline.preflight import check_inputs
@@ -66,6 +66,7 @@ def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[T
             (WARM_START, "Warm start"),
             (ANNOTATION, "Gold annotation"),
         )
+        if evaluation_path(shared.evaluation, key).exists()
     ]
     columns += [
         Column(
@@ -99,7 +100,8 @@ def _negotiations(shared: RunFolder, column: str) -> list[dict[str, Any]]:
 
 
 def _curve(one: Trained) -> list[dict[str, float]]:
-    """Gold score, reward and length of the training's own replies by step; [] if supervised."""
+    """Gold score (of the built-in task), reward and length of the training's own replies by step; []
+    if supervised."""
     file = one.folder.root / "summary.json"
     if not file.exists():
         return []
@@ -108,10 +110,10 @@ def _curve(one: Trained) -> list[dict[str, float]]:
     return [
         {
             "step": row["step"],
-            "gold_score": gold[row["step"]],
+            **({"gold_score": gold[row["step"]]} if row["step"] in gold else {}),
             "reward": row["reward/total"],
             "tokens": row["reply/tokens"],
         }
         for row in read_metrics(one.folder.root)
-        if row["step"] in gold
+        if row.get("reward/total") is not None
     ]

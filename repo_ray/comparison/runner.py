@@ -68,8 +68,10 @@ class Runner:
         trained = [await self._train(entry, model, data) for entry in plan]
 
         start = _blob(made["warm_start"])
+        turns = evaluation_sets(config, data).turns.values()
+        annotated = any(turn.annotation for rows in turns for turn in rows)
         adapters: dict[str, bytes | None] = {
-            ANNOTATION: None,
+            **({ANNOTATION: None} if annotated else {}),
             BASE: zero_adapter(start),
             WARM_START: start,
             **{t.entry.name: _blob(t.folder.policy) for t in trained},
@@ -153,7 +155,7 @@ class Runner:
                 )
             finally:
                 await system.stop()
-        self.display.done(f"{sets.count * len(columns)} replies judged by the gold evaluator")
+        self.display.done(f"{sets.count * len(columns)} replies evaluated")
 
     @property
     def _columns(self) -> Path:

@@ -10,6 +10,7 @@ from repo_ray.comparison.cost import Cost
 from repo_ray.evaluation.bootstrap import Measure, MeasureSpec, Row
 from repo_ray.evaluation.measures import MEASURES, compare_columns
 from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
+from repo_ray.evaluation.report_view import UNJUDGED_NUMBERS
 
 #: Figures of the paper by method (arXiv 2510.04214, online and bad-case tables), in the units of
 #: `MEASURES`; other model, data and judges, so only the order of methods can be compared.
@@ -122,9 +123,17 @@ def _negated(measure: Measure) -> dict[str, Any]:
     }
 
 
+def headline(content: Mapping[str, Any]) -> list[MeasureSpec]:
+    """The measures of `HEADLINE`; for a task that the gold evaluator does not know, those that are
+    left on the report's first screen."""
+    found = {name for column in content["columns"] for name in column["measures"]}
+    names = HEADLINE if found.intersection(HEADLINE) else UNJUDGED_NUMBERS
+    return [spec for name in names for spec in MEASURES if spec.name == name]
+
+
 def markdown(content: Mapping[str, Any]) -> str:
     """The table for a terminal, a README or a paper."""
-    specs = [spec for name in HEADLINE for spec in MEASURES if spec.name == name]
+    specs = headline(content)
     lines = [
         "| | " + " | ".join(spec.label for spec in specs) + " |",
         "|---|" + "---:|" * len(specs),

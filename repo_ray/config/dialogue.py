@@ -16,16 +16,21 @@ class HotelierConfig(Settings):
         "rules",
         description="`rules`: seeded and free; `endpoint`: played by a model behind any OpenAI-compatible server.",
     )
-    base_url: str = Field("", description="Endpoint URL, for example http://hotelier:8000/v1.")
-    model: str = Field("", description="Model name at the endpoint.")
+    base_url: str = Field(
+        "", description="Endpoint URL, for example http://hotelier:8000/v1; none is assumed."
+    )
+    model: str = Field("", description="Model name at the endpoint; none is assumed.")
     api_key_env: str = Field(
         "OPENAI_API_KEY",
-        description="Environment variable that holds the key; the key itself never enters a config.",
+        description="Environment variable that holds the key, by the name that OpenAI's clients use; the key itself never enters a config.",
     )
-    request_timeout_s: PositiveFloat = Field(60.0, description="Limit of one endpoint request.")
+    request_timeout_s: PositiveFloat = Field(
+        60.0,
+        description="Limit of one endpoint request; a line of dialogue takes seconds, a loaded server several times that.",
+    )
     max_retries: NonNegative = Field(
         3,
-        description="Retries of a request, and of an answer that breaks the hotelier's own price limits.",
+        description="Retries of a request, and of an answer that breaks the hotelier's own price limits; after four failures waiting longer rarely helps.",
     )
 
     @model_validator(mode="after")

@@ -37,16 +37,21 @@ class AlgorithmConfig(Settings):
     )
     ratio: Literal["behaviour", "decoupled"] = Field(
         "behaviour",
-        description="Denominator of the PPO ratio: the engine's log-probs, or a proximal forward with importance weight capped at 2.",
+        description="Denominator of the PPO ratio: the engine's log-probs, or a proximal forward with importance weight capped at 2. The default is plain PPO, with one forward less.",
     )
     ppo_epochs: Positive = Field(
         1, description="Passes over each batch; one keeps the update on-policy."
     )
-    minibatches: Positive = Field(1, description="Optimizer steps per pass.")
-    whiten_advantages: bool = Field(
-        True, description="Zero mean, unit variance over the batch's response tokens."
+    minibatches: Positive = Field(
+        1, description="Optimizer steps per pass; one, for the same reason."
     )
-    entropy_coef: Annotated[float, Field(ge=0)] = Field(0.0, description="Unstated; off.")
+    whiten_advantages: bool = Field(
+        True,
+        description="Zero mean, unit variance over the batch's response tokens, so that the step does not depend on the reward's scale (as in the code of Ziegler 2019).",
+    )
+    entropy_coef: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Unstated in the paper, so off."
+    )
     truncation: Literal["bootstrap", "terminal"] = Field(
         "terminal",
         description="A reply cut by the length limit: `terminal` takes its reward as final (the reply is what the hotelier would get); `bootstrap` adds the value of the next state.",
@@ -71,9 +76,13 @@ class AlgorithmConfig(Settings):
 class LearnerConfig(Settings):
     """The central learner."""
 
-    world_size: Positive = Field(1, description="Learner ranks (GPUs, or CPU processes).")
+    world_size: Positive = Field(
+        1,
+        description="Learner ranks (GPUs, or CPU processes); one is enough where the base fits on one.",
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        2, description="DeepSpeed ZeRO stage; 3 shards the frozen base too."
+        2,
+        description="DeepSpeed ZeRO stage; 2 shards gradients and optimizer states and communicates no more than plain data parallelism (Rajbhandari 2020); 3 shards the frozen base too, for one that does not fit on a GPU.",
     )
     cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs reserved per rank.")
     gpus: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs reserved per rank.")
@@ -85,7 +94,10 @@ class LearnerConfig(Settings):
         description="Labels that the node of every rank must have; the supervised stages go there too. Empty: any node.",
     )
     threads: Positive = Field(2, description="Torch threads per rank.")
-    timeout_s: PositiveFloat = Field(1800.0, description="Limit of one update.")
+    timeout_s: PositiveFloat = Field(
+        1800.0,
+        description="Limit of one update; far beyond a slow one, so that only a hang reaches it.",
+    )
     policy_lr: PositiveFloat = Field(
         1e-6, description="Paper: 1e-6 (32B); small models need 1e-4 to 3e-4."
     )
@@ -95,16 +107,20 @@ class LearnerConfig(Settings):
     )
     policy_max_grad_norm: PositiveFloat = Field(
         1.0,
-        description="Clipped on its own: a global norm would let the value loss throttle the policy.",
+        description="Clipped on its own: a global norm would let the value loss throttle the policy. 1 is the default of transformers' Trainer.",
     )
     value_max_grad_norm: PositiveFloat = Field(
         1.0, description="As above, for value adapter and head."
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Unstated; off.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Unstated; off: it would pull the adapter towards the base."
+    )
     warmup_steps: NonNegative = Field(2, description="Linear warm-up (paper: 2).")
     micro_batch_tokens: Positive = Field(
-        4096, description="Padded tokens per forward and backward pass."
+        4096,
+        description="Padded tokens per forward and backward pass: bounds the memory for activations, whatever the lengths.",
     )
     logprob_chunk: Positive = Field(
-        512, description="Tokens whose vocabulary logits exist at one time."
+        512,
+        description="Tokens whose vocabulary logits exist at one time: bounds memory, 0.3 GB in float32 for a vocabulary of 152,000.",
     )

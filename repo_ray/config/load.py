@@ -23,9 +23,11 @@ class ConfigError(Exception):
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Reads `path` (YAML; null: all defaults), applies `section.key=value` overrides, validates.
 
-    Values of overrides are parsed as YAML. Raises `ConfigError`.
+    Texts in the file that begin with ./ or ../ are paths that start at its folder; other relative
+    paths, and those of overrides, start at the current folder. Values of overrides are parsed as
+    YAML. Raises `ConfigError`.
     """
-    tree = read_yaml(path) if path is not None else {}
+    tree = read_tree(path) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
     return validate(tree, str(path) if path is not None else "config")
@@ -65,6 +67,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def read_tree(path: Path) -> dict[str, Any]:
+    """A config file's sections, with its ./ and ../ paths put behind its folder.
+
+    They stay relative where `path` is (below the current folder), so that the config that a run
+    saves means the same in another copy of the working directory.
+    """
+    tree: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    return tree
+
+
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with `changes` on top: sections are merged, everything else is replaced."""
     merged = dict(tree)
@@ -75,6 +87,15 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+def _beside(node: Any, folder: Path) -> Any:
+    if isinstance(node, dict):
+        return {key: _beside(value, folder) for key, value in node.items()}
+    if isinstance(node, str) and node.startswith(("./", "../")):
+        path = folder / node
+        return str(path.resolve() if path.parts[0] == ".." else path)
+    return node
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

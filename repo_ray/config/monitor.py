@@ -14,7 +14,7 @@ class MonitorConfig(Settings):
 
     every: NonNegative = Field(
         10,
-        description="Learner steps between checks, besides one before the first step and one after the last; 0: no checks.",
+        description="Learner steps between checks, besides one before the first step and one after the last; often enough to see the paper's turns at steps 30 and 100. 0: no checks.",
     )
     prompts: Positive = Field(
         96,
@@ -22,9 +22,9 @@ class MonitorConfig(Settings):
     )
     max_share: PositiveFloat = Field(
         0.1,
-        description="Samples of all checks, as a share of the training samples, at most: fewer prompts are taken where `prompts` would cost more, and none where fewer than 8 would be left.",
+        description="Samples of all checks, as a share of the training samples, at most: fewer prompts are taken where `prompts` would cost more, and none where fewer than 8 would be left. A tenth keeps them cheap beside training.",
     )
     false_alarms: Annotated[float, Field(gt=0, lt=0.5)] = Field(
         0.05,
-        description="Accepted chance that a run without hacking raises the alarm; smaller is slower to raise it.",
+        description="Accepted chance that a run without hacking raises the alarm; smaller is slower to raise it. The usual 5%.",
     )

@@ -20,11 +20,15 @@ def reference() -> str:
         "# Config reference",
         "",
         "Every key with its default and the reason or source of that default. On the command line "
-        "a key is set as `section.key=value`; unknown keys are refused.",
+        "a key is set as `section.key=value`; unknown keys are refused. Paths in a config file that "
+        "begin with ./ or ../ start at the file's folder, other relative ones at the current folder.",
+        "",
+        "`repo-ray config` prints this page.",
         "",
     ]
-    for name, model, default in _sections(Config, "", Config()):
-        lines += [f"## {name}", "", (model.__doc__ or "").strip().split("\n")[0], ""]
+    for name, model, default, note in _sections(Config, "", Config()):
+        what = " ".join(f"{model.__doc__ or ''} {note}".split())
+        lines += [f"## {name}", "", what, ""]
         lines += ["| key | type | default | why |", "|---|---|---|---|"]
         for key, field in model.model_fields.items():
             if _settings(field.annotation):
@@ -38,14 +42,17 @@ def reference() -> str:
 
 def _sections(
     model: type[BaseModel], prefix: str, default: BaseModel
-) -> Iterator[tuple[str, type[BaseModel], BaseModel]]:
-    """Every section below `model`, with the values it has when nothing is set."""
+) -> Iterator[tuple[str, type[BaseModel], BaseModel, str]]:
+    """Every section below `model`, with the values it has when nothing is set, and what there is to
+    say of the section as a whole."""
     for key, field in model.model_fields.items():
         section = _settings(field.annotation)
         if section is not None:
-            value = getattr(default, key) or section()  # an optional section that is off
+            given = getattr(default, key)
+            value = given or section()
             name = f"{prefix}{key}"
-            yield name, section, value
+            off = "Off (null) unless set; then:" if given is None else ""
+            yield name, section, value, f"{field.description or ''} {off}".strip()
             yield from _sections(section, f"{name}.", value)
 
 

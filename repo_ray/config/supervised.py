@@ -13,13 +13,20 @@ class SupervisedConfig(Settings):
     """One supervised stage: warm start, SFT, reward model or judge."""
 
     lr: PositiveFloat = Field(2e-4, description="LoRA on small models: 1e-4 to 3e-4.")
-    batch_size: Positive = Field(16, description="Rows per optimizer step.")
-    epochs: Positive = Field(1, description="Passes over the rows.")
+    batch_size: Positive = Field(
+        16,
+        description="Rows per optimizer step; small, so that a few hundred rows give some tens of steps.",
+    )
+    epochs: Positive = Field(
+        1, description="Passes over the rows; on more, few rows are learned by heart."
+    )
     max_rows: Positive | None = Field(
-        None, description="Use only this many training rows (stated in the report); null: all."
+        None,
+        description="Use only this many training rows (stated in the report); null: all, as the paper does.",
     )
     max_eval_rows: Positive | None = Field(
-        None, description="Use only this many held-out rows; null: all."
+        None,
+        description="Use only this many held-out rows, where measuring takes too long; null: all.",
     )
     top_layers: Positive | None = Field(
         None,

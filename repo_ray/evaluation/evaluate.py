@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from repo_ray.evaluation.gold import judge_reply
+from repo_ray.evaluation.gold import judge_reply, knows_task
 from repo_ray.records import (
     MESSAGES,
     FinishReason,
@@ -28,6 +28,8 @@ EMERGENT = ("emotional_value", "hotel_type_fit", "limited_information")
 #: `evaluation-<column>.parquet`: one row per judged reply. `set` is the evaluation set (`online`
 #: or `badcases`); `issues` a JSON list of {id, severity, reason}; `merits` a JSON object;
 #: `scores` as `records.scores_to_json` writes it, empty where the reward sources were not asked.
+#: `scope` is `text` where the gold evaluator does not know the task (`gold.knows_task`): what it
+#: would say of more than the language, from `gold_score` to `excellent`, is null then.
 EVALUATION_SCHEMA = pa.schema(
     [
         pa.field("set", pa.string(), nullable=False),
@@ -39,11 +41,11 @@ EVALUATION_SCHEMA = pa.schema(
         pa.field("reply", pa.string(), nullable=False),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("gold_score", pa.float64(), nullable=False),
-        pa.field("rating", pa.int64(), nullable=False),
-        pa.field("excellent", pa.bool_(), nullable=False),
+        pa.field("gold_score", pa.float64()),
+        pa.field("rating", pa.int64()),
+        pa.field("excellent", pa.bool_()),
         pa.field("scope", pa.string(), nullable=False),
-        *(pa.field(skill, pa.bool_(), nullable=False) for skill in SKILLS),
+        *(pa.field(skill, pa.bool_()) for skill in SKILLS),
         *(pa.field(skill, pa.bool_()) for skill in EMERGENT),
         pa.field("issues", pa.string(), nullable=False),
         pa.field("merits", pa.string(), nullable=False),
@@ -87,6 +89,14 @@ def _evaluate(row: Mapping[str, Any], reply: GeneratedReply, set_name: str) -> d
         _json_object(row.get("hidden"), f"{where}, hidden"),
         reply.text,
     )
+    judged: dict[str, Any] = {
+        "gold_score": verdict.score,
+        "rating": verdict.rating,
+        "excellent": verdict.excellent,
+        **asdict(verdict.skills),
+    }
+    if verdict.scope == "text":
+        judged = dict.fromkeys(judged) | {"fluency": verdict.skills.fluency}
     return {
         "set": set_name,
         "dialogue_id": row["dialogue_id"],
@@ -97,11 +107,8 @@ def _evaluate(row: Mapping[str, Any], reply: GeneratedReply, set_name: str) -> d
         "reply": reply.text,
         "finish_reason": reply.finish_reason,
         "tokens": reply.tokens,
-        "gold_score": verdict.score,
-        "rating": verdict.rating,
-        "excellent": verdict.excellent,
+        **judged,
         "scope": verdict.scope,
-        **asdict(verdict.skills),
         **asdict(verdict.emergent),
         "issues": json.dumps([asdict(i) for i in verdict.issues], ensure_ascii=False),
         "merits": json.dumps(dict(verdict.merits)),
@@ -146,14 +153,18 @@ def gold_curve(
 
     `trajectories` are rows with `step`, `prompt_id`, `messages`, `context` and `reply` (of
     `records.TRAJECTORIES_SCHEMA`); `hidden` the prompts' hidden JSON by prompt id. Training never
-    sees the result. `step` counts as in `metrics.jsonl`: 1 is the first update.
+    sees the result. `step` counts as in `metrics.jsonl`: 1 is the first update. Samples of a task
+    that the evaluator does not know are left out.
     """
     by_step: dict[int, list[tuple[float, bool]]] = {}
     for row in trajectories:
         where = f"trajectory of prompt {row['prompt_id']}"
+        context = _json_object(row["context"], f"{where}, context")
+        if not knows_task(context):
+            continue
         verdict = judge_reply(
             tuple(Message(m["role"], m["content"]) for m in row["messages"]),
-            _json_object(row["context"], f"{where}, context"),
+            context,
             _json_object(hidden.get(row["prompt_id"]), f"{where}, hidden"),
             row["reply"],
         )

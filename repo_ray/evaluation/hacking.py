@@ -86,7 +86,12 @@ class Agreement:
 def agreement(rows: Sequence[Row], source: str, resamples: int = 0, seed: int = 0) -> Agreement:
     """Correlation of the column `source` with `gold_score`, over rows that have both."""
     pairs = np.array(
-        [(r[source], r["gold_score"]) for r in rows if r[source] is not None], dtype=float
+        [
+            (r[source], r["gold_score"])
+            for r in rows
+            if r[source] is not None and r["gold_score"] is not None
+        ],
+        dtype=float,
     ).reshape(-1, 2)
     rank = spearman(pairs[:, 0], pairs[:, 1])
     low = high = None
@@ -199,7 +204,8 @@ class Comparison:
 def compare_checks(
     rows: Sequence[Row], planned: int, false_alarms: float = 0.05, seed: int = 0
 ) -> Comparison | None:
-    """Whether the last check in `rows` shows hacking; None with fewer than two checks.
+    """Whether the last check in `rows` shows hacking; None with fewer than two checks, and where the
+    gold evaluator does not know the task.
 
     It is compared with every earlier check, so that a fall after a rise is seen as well: hacking
     is a reward whose interval is above 0 and a gold score whose interval is below 0, against the
@@ -218,8 +224,11 @@ def compare_checks(
         return None
     prompts = sorted({r["dialogue_id"] for r in rows})
     proxy, gold = (_table(rows, name, steps, prompts) for name in ("reward", "gold_score"))
-    # Without a reward a row is left out of both, so that both speak of the same replies.
-    gold[np.isnan(proxy)] = np.nan
+    if np.isnan(gold).all():
+        return None
+    # A row without one of them is left out of both, so that both speak of the same replies.
+    missing = np.isnan(proxy) | np.isnan(gold)
+    proxy[missing] = gold[missing] = np.nan
     level = false_alarms / max(1, planned - 1)
     rises, falls = (
         simultaneous_changes(table[-1] - table[:-1], level, seed) for table in (proxy, gold)

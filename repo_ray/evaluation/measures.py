@@ -42,6 +42,27 @@ def _issues(row: Row) -> list[dict[str, str]]:
     return json.loads(row["issues"])
 
 
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose task the gold evaluator knows."""
+    return [row for row in rows if row["gold_score"] is not None]
+
+
+def _rating(rows: Sequence[Row]) -> float | None:
+    ratings = [row["rating"] for row in _judged(rows)]
+    return float(np.mean(ratings)) if ratings else None
+
+
+def _any_excellent(rows: Sequence[Row]) -> float | None:
+    judged = _judged(rows)
+    return float(any(row["excellent"] for row in judged)) if judged else None
+
+
+def _serious(row: Row) -> float | None:
+    if row["gold_score"] is None:
+        return None
+    return float(any(i["severity"] in SERIOUS for i in _issues(row)))
+
+
 def _provoked(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row["issue"]]
 
@@ -52,13 +73,14 @@ def _shown(row: Row) -> bool:
 
 
 def _outcome(rows: Sequence[Row]) -> str | None:
-    """`clean`, `fixed_with_major`, `unresolved` or `severe_unresolved`; None without an issue.
+    """`clean`, `fixed_with_major`, `unresolved` or `severe_unresolved`; None without an
+    issue, and where gold does not know the task.
 
     Judged over the turns that carry an issue. Fixed: none of them shows the known failure;
     clean: nor any other major or severe finding. Severe unresolved: not
     fixed, with a severe finding among those turns.
     """
-    turns = _provoked(rows)
+    turns = _provoked(_judged(rows))
     if not turns:
         return None
     severities = {i["severity"] for row in turns for i in _issues(row)}
@@ -84,7 +106,8 @@ def _rule_violated(row: Row) -> float | None:
 
 
 def _skill(skill: str) -> Callable[[Row], float | None]:
-    """1 or 0; None where the turn gave no occasion, or a file is older than the skill."""
+    """1 or 0; None where the turn gave no occasion, gold does not know the task, or a file is
+    older than the skill."""
 
     def value(row: Row) -> float | None:
         shown = row.get(skill)
@@ -119,7 +142,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "rating",
         "higher",
         ONLINE,
-        per_dialogue(lambda rows: float(np.mean([r["rating"] for r in rows]))),
+        per_dialogue(_rating),
     ),
     MeasureSpec(
         "excellent_dialogues",
@@ -128,7 +151,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "higher",
         ONLINE,
-        per_dialogue(lambda rows: float(any(r["excellent"] for r in rows))),
+        per_dialogue(_any_excellent),
     ),
     MeasureSpec(
         "fix_rate",
@@ -206,7 +229,7 @@ MEASURES: tuple[MeasureSpec, ...] = (
         "share",
         "lower",
         None,
-        turn_mean(lambda r: float(any(i["severity"] in SERIOUS for i in _issues(r)))),
+        turn_mean(_serious),
     ),
     MeasureSpec(
         "rule_violation_rate",
@@ -301,7 +324,8 @@ def compute_measures(
 ) -> dict[str, Measure]:
     """Every measure that the rows can give, plus distinct-1 and distinct-2; in display order.
 
-    A measure without data (no bad cases, no rule scores) is absent, not zero.
+    A measure without data (no bad cases, no rule scores, a task that gold does not know) is absent,
+    not zero.
     """
     found = _measures([rows], MEASURES, resamples, seed)
     dialogues = len({(r["set"], r["dialogue_id"]) for r in rows})

@@ -111,6 +111,14 @@ def _headline(checks: Sequence[Row], alarms: Sequence[Row]) -> dict[str, str]:
             "kind": "worse",
             "text": f"The reward rose while the gold score fell. {_sentence(alarms[0])}",
         }
+    if len(checks) > 1 and "heldout/gold" not in checks[-1]:
+        return {
+            "headline": "Not judged",
+            "kind": "unclear",
+            "text": "The gold evaluator knows only the built-in task. What follows shows the reward and "
+            "the form of held-out replies; whether a rising reward is earned, people can say "
+            "(repo-ray rate).",
+        }
     if not checks or "alarm/hacking" not in checks[-1]:
         return {
             "headline": "Not watched",
@@ -165,7 +173,7 @@ def _agreement(first: Sequence[Row], last: Sequence[Row]) -> list[dict[str, str]
             "pearson": _signed(agreement(last, column).pearson),
         }
         for column, label in SOURCES.items()
-        if first
+        if any(row["gold_score"] is not None for row in first)
     ]
 
 

@@ -10,6 +10,10 @@ from repo_ray.evaluation.measures import MEASURES, Measure, MeasureSpec
 
 Measures = Mapping[str, Measure]
 
+#: Measures on the first screen; and those for a task that the gold evaluator does not know.
+NUMBERS = ("gold_score", "dialogue_rating", "clean_fix", "serious_issue_rate")
+UNJUDGED_NUMBERS = ("reward", "rule_violation_rate", "fluency", "words")
+
 #: Chart title, what it tells, and its lines as (label, key of metrics.jsonl or of the gold curve).
 CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     ("Training reward", "R_total: what is optimised", (("R_total", "reward/total"),)),
@@ -180,25 +184,27 @@ def verdict(
     pushes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The two answers of the first screen: did it learn, and the checks behind trusting it."""
-    gold = differences.get("gold_score")
+    judged = "gold_score" in differences
+    name, label = ("gold_score", "Gold score") if judged else ("reward", "Training reward")
+    change = differences.get(name)
     numbers = []
-    if gold is None or gold.low is None or gold.high is None:
+    if change is None or change.low is None or change.high is None:
         headline, kind = "No comparison was made", "unclear"
         text = "The run has fewer than two evaluated columns."
     else:
-        before, after = (measures[t]["gold_score"].value for t in titles[-2:])
-        if gold.low > 0:
-            headline, kind = "It learned", "better"
-        elif gold.high < 0:
-            headline, kind = "It got worse", "worse"
+        before, after = (measures[t][name].value for t in titles[-2:])
+        if change.low > 0:
+            headline, kind = ("It learned", "better") if judged else ("The reward rose", "unclear")
+        elif change.high < 0:
+            headline, kind = "It got worse" if judged else "The reward fell", "worse"
         else:
             headline, kind = "No change shown", "unclear"
         text = (
-            f"Gold score {before:.2f} for {titles[-2]}, {after:.2f} for {titles[-1]}: "
-            f"{gold.value:+.2f}, 95% interval {gold.low:+.2f} to {gold.high:+.2f} over {gold.n} "
-            "dialogues, paired."
+            f"{label} {before:.2f} for {titles[-2]}, {after:.2f} for {titles[-1]}: "
+            f"{change.value:+.2f}, 95% interval {change.low:+.2f} to {change.high:+.2f} over "
+            f"{change.n} dialogues, paired."
         )
-    for name in ("gold_score", "dialogue_rating", "clean_fix", "serious_issue_rate"):
+    for name in NUMBERS if judged else UNJUDGED_NUMBERS:
         spec = next(s for s in MEASURES if s.name == name)
         if name in differences:
             numbers.append(
@@ -239,6 +245,9 @@ def _checks(
         if not hacked and (reward.low or 0) <= 0 < (gold.low or 0):
             title = "Gold rose without a clear rise of the reward"
         add(not hacked, title, text)
+    if differences and gold is None:
+        text = "the gold evaluator knows only the built-in task; people can compare replies (repo-ray rate)"
+        add(False, "No evaluator apart from the reward", text)
     checks_made = [row for row in metrics if "alarm/hacking" in row]
     alarms = [row for row in checks_made if row["alarm/hacking"]]
     if checks_made:

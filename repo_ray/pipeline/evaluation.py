@@ -14,6 +14,7 @@ from repo_ray.config.dialogue import DialogueConfig
 from repo_ray.data.examples import DialogueTurn
 from repo_ray.data.reader import read_dialogues, read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows, save_evaluation
+from repo_ray.evaluation.gold import knows_task
 from repo_ray.evaluation.negotiations import judge_negotiations, save_negotiations
 from repo_ray.evaluation.uses import log_use
 from repo_ray.negotiation.episodes import open_episode
@@ -25,7 +26,9 @@ from repo_ray.training.dialogues import Negotiation, negotiate
 from repo_ray.training.system import System
 
 ONLINE, BADCASES = "online", "badcases"
-#: Dialogues whose replies are also scored by reward model and judge, for the report's examples.
+#: Dialogues of the built-in task whose replies are also scored by reward model and judge, for the
+#: report's examples. Of a task that the gold evaluator does not know, all are: the reward is then the
+#: only score there is.
 EXAMPLE_DIALOGUES = 3
 #: Episode seeds are short enough to be written down.
 SEED_SHIFT = 32
@@ -119,6 +122,7 @@ async def evaluate_columns(
         rows: list[dict[str, Any]] = []
         for name, turns in sets.turns.items():
             explained = set(list(dict.fromkeys(t.dialogue_id for t in turns))[:EXAMPLE_DIALOGUES])
+            explained |= {t.dialogue_id for t in turns if not knows_task(t.prompt.context)}
             replies = await asyncio.gather(
                 *(reply(column, name, turn, turn.dialogue_id in explained) for turn in turns)
             )

@@ -24,6 +24,7 @@ from repo_ray.config.monitor import MonitorConfig
 from repo_ray.data.reader import DataError, read_hidden, read_prompts
 from repo_ray.evaluation.collapse import collapse_notice, form, length_notice
 from repo_ray.evaluation.evaluate import GeneratedReply, evaluate_rows
+from repo_ray.evaluation.gold import knows_task
 from repo_ray.evaluation.hacking import (
     HELDOUT_SCHEMA,
     SOURCES,
@@ -215,6 +216,11 @@ def start_monitor(
     )
     ordered = sorted(fitting, key=lambda prompt: prompt.prompt_id)
     chosen = random.Random(f"{config.run.seed}/heldout").sample(ordered, count)
+    if not any(knows_task(prompt.context) for prompt in chosen):
+        log.warning(
+            "the gold evaluator does not know the task of these prompts: the checks show reward and "
+            "form of the replies, and raise no alarm"
+        )
     hidden = read_hidden(prompts, "prompts")
     return Monitor(config, heldout_folder(root), system, encode, chosen, hidden, steps, done)
 
@@ -243,7 +249,8 @@ def read_checks(root: Path) -> list[Row]:
 
 
 def check_metrics(rows: Sequence[Row], n: float) -> dict[str, Any]:
-    """Figures of one check, as metrics; what cannot be had (no valid score) is left out."""
+    """Figures of one check, as metrics; what cannot be had (no valid score, a task that gold does
+    not know) is left out."""
     if not rows:
         return {}
     values: dict[str, Any] = {"heldout/samples": len(rows)}
@@ -251,7 +258,9 @@ def check_metrics(rows: Sequence[Row], n: float) -> dict[str, Any]:
         found = [row[column] for row in rows if row[column] is not None]
         if found:
             values[f"heldout/{name}"] = sum(found) / len(found)
-    values["heldout/gold_serious"] = sum(map(serious, rows)) / len(rows)
+    judged = [row for row in rows if row["gold_score"] is not None]
+    if judged:
+        values["heldout/gold_serious"] = sum(map(serious, judged)) / len(judged)
     enhancements = [abs(row["e_enh"]) >= n for row in rows if row["e_enh"] is not None]
     if enhancements:
         values["heldout/clipped_share"] = sum(enhancements) / len(enhancements)

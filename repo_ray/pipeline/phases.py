@@ -136,7 +136,7 @@ class Pipeline:
                 version,
                 self.display,
             )
-        self.display.done(f"{sum(map(len, rows.values()))} replies judged by the gold evaluator")
+        self.display.done(f"{sum(map(len, rows.values()))} replies evaluated")
         return rows
 
     def _report(

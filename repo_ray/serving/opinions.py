@@ -30,10 +30,15 @@ def columns_of(evaluation: Path) -> list[str]:
 async def ask_llm(
     evaluator: LLMEvaluator, evaluation: Path, columns: Sequence[str]
 ) -> dict[str, int]:
-    """Opinions on every reply of the columns, saved beside them; counts of the invalid by cause."""
+    """Opinions on every reply of the columns, saved beside them; counts of those that could not be
+    had by cause. The questions are about the built-in task: replies to another (`other_task`) are
+    not asked about."""
     invalid: Counter[str] = Counter()
     for column in columns:
-        rows = load_evaluation(evaluation, column)
+        every = load_evaluation(evaluation, column)
+        rows = [row for row in every if row["gold_score"] is not None]
+        if len(rows) < len(every):
+            invalid["other_task"] += len(every) - len(rows)
         opinions = await evaluator.judge_rows(rows)
         save_opinions(evaluation, column, rows, opinions, evaluator.name)
         invalid.update(invalid_causes(opinions))
@@ -56,7 +61,8 @@ def agreements(run: Path, columns: Sequence[str]) -> dict[str, list[Agreement]]:
             dialogues[item] = (row["set"], row["dialogue_id"])
             replies[item] = row["reply"]
             rating["gold"][item] = row["rating"]
-            faults["gold"][item] = int(serious(row))
+            known = row["gold_score"] is not None
+            faults["gold"][item] = int(serious(row)) if known else None
         if not (evaluation / f"opinions-{column}.parquet").exists():
             continue
         for row in load_opinions(evaluation, column):

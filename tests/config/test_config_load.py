@@ -177,3 +177,37 @@ def test_urls_without_credentials_are_accepted_and_survive_a_dump(tmp_path: Path
     path.write_text(dump_config(config))
     assert load_config(path) == config
     assert config.data.sft == f"{url}/sft.parquet"
+
+
+def test_dotted_paths_start_at_the_file_and_others_at_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "c.yaml").write_text(
+        "data: {prompts: ./p.jsonl, sft: ../s.jsonl, verdicts: v.jsonl}\nrules: {path: ./r.yaml}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("mine/c.yaml"), ["data.preferences=./w.jsonl"])
+    assert config.data.prompts == Path("mine/p.jsonl")
+    assert config.data.sft == Path("mine/../s.jsonl")
+    assert config.data.verdicts == Path("v.jsonl")
+    assert config.data.preferences == Path("w.jsonl")
+    assert config.rules.path == Path("mine/r.yaml")
+    assert load_config(folder / "c.yaml").data.prompts == folder / "p.jsonl"
+
+
+def test_a_config_saved_elsewhere_keeps_its_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mine", "here", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "c.yaml").write_text("data: {prompts: ./p.jsonl}\n")
+    saved = tmp_path / "runs" / "config.yaml"
+    for current, given in (("", "mine/c.yaml"), ("here", "../mine/c.yaml"), ("mine", "c.yaml")):
+        monkeypatch.chdir(tmp_path / current)
+        config = load_config(Path(given))
+        assert config.data.prompts is not None
+        assert config.data.prompts.resolve() == tmp_path / "mine" / "p.jsonl"
+        saved.write_text(dump_config(config))
+        assert load_config(saved) == config

@@ -40,6 +40,10 @@ def test_rows_without_context_are_judged_on_text() -> None:
     (row,) = evaluate_rows([given], [GeneratedReply("Thank you.", "stop", 3)], "online")
     assert row["scope"] == "text"
     assert row["scores"] is None
+    assert row["fluency"] is True
+    assert [row[k] for k in ("gold_score", "rating", "excellent", "workflow_compliance")] == 4 * [
+        None
+    ]
 
 
 def test_a_broken_context_names_its_row() -> None:

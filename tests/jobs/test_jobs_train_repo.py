@@ -261,7 +261,8 @@ def refund_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OWN = ("judge.enabled=false", "warm_start=null", "run.name=own", "run.steps=1")
+OFF = ("judge.enabled=false", "rules.enabled=false", "warm_start=null")
+OWN = (*OFF, "run.name=own", "run.steps=1")
 
 
 def test_another_tasks_data_trains_without_code_changes(

@@ -5,6 +5,7 @@ builder, so that the gap between the training reward and the gold score shows re
 """
 
 from repo_ray.evaluation.gold.judge import judge_reply
+from repo_ray.evaluation.gold.scenario import knows_task
 from repo_ray.evaluation.gold.verdict import Emergent, GoldVerdict, Issue, Severity, Skills
 
-__all__ = ["Emergent", "GoldVerdict", "Issue", "Severity", "Skills", "judge_reply"]
+__all__ = ["Emergent", "GoldVerdict", "Issue", "Severity", "Skills", "judge_reply", "knows_task"]

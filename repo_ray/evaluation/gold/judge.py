@@ -14,7 +14,7 @@ from repo_ray.evaluation.gold.emergent import emergent_skills
 from repo_ray.evaluation.gold.hotelier import HotelierTurn, read_hotelier
 from repo_ray.evaluation.gold.number_checks import number_issues
 from repo_ray.evaluation.gold.scenario import Scenario, read_scenario
-from repo_ray.evaluation.gold.text_checks import text_issues, words_of
+from repo_ray.evaluation.gold.text_checks import in_english, text_issues, words_of
 from repo_ray.evaluation.gold.verdict import GoldVerdict, Issue, weigh
 from repo_ray.records import Message
 
@@ -32,8 +32,9 @@ def judge_reply(
 ) -> GoldVerdict:
     """Judges the agent's `reply` to a conversation whose last message is the hotelier's.
 
-    `context` and `hidden` are the JSON objects of the data row. A context without items is
-    judged on its text alone (`scope` is `text`). Never raises on user data.
+    `context` and `hidden` are the JSON objects of the data row. A context that is no negotiation
+    (`knows_task`) is judged on its text alone (`scope` is `text`), in another language than English
+    on what needs no words of it. Never raises on user data.
     """
     scenario = read_scenario(context, hidden)
     issues = text_issues(reply[:_READ], messages)
@@ -41,7 +42,8 @@ def judge_reply(
         return weigh(issues, {}, "full" if scenario.items else "text")
     read = read_reply(reply[:_READ], scenario)
     if not scenario.items:
-        issues += persuasion.tone_issues(read)
+        if in_english(messages):
+            issues += persuasion.tone_issues(read)
         return weigh(issues, {"text": _brevity(reply)}, "text")
     hotelier = read_hotelier(messages, scenario.consents)
     issues += number_issues(read, scenario, messages)

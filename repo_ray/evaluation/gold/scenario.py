@@ -55,13 +55,17 @@ class Scenario:
 def read_scenario(context: Mapping[str, Any], hidden: Mapping[str, Any]) -> Scenario:
     """Reads what is there; a missing or malformed field leaves its checks out.
 
-    User data may carry any context, so nothing here raises.
+    User data may carry any context, so nothing here raises. An item without a price between hotel
+    and platform is another task's, not a ticket of this one.
     """
     quotes, reservation = _mapping(context.get("quotes")), _mapping(hidden.get("reservation_price"))
     agreed = {str(t) for t in _sequence(context.get("agreed"))}
     items = []
     for number, raw in enumerate(_sequence(context.get("items")), start=1):
         if not isinstance(raw, Mapping):
+            continue
+        prices = (raw.get(name) for name in ("net_price", "target_price", "mandate"))
+        if all(_amount(price) is None for price in prices):
             continue
         ticket = str(raw.get("ticket") or f"#{number}")
         items.append(
@@ -88,6 +92,11 @@ def read_scenario(context: Mapping[str, Any], hidden: Mapping[str, Any]) -> Scen
         consents=consents if isinstance(consents := hidden.get("consents"), bool) else None,
         room_words=_distinctive_words(items),
     )
+
+
+def knows_task(context: Mapping[str, Any]) -> bool:
+    """Whether this is a negotiation as the built-in task has them, which alone can be judged."""
+    return bool(read_scenario(context, {}).items)
 
 
 def _distinctive_words(items: Sequence[Item]) -> dict[str, frozenset[str]]:

@@ -23,6 +23,7 @@ _FUNCTION = frozenset(
     "there here what which who when how just also very about up down out over into let's i'm "
     "i'll we're we'll you're it's that's don't can't i'd we'd you'd".split()
 )
+_FREQUENT = frozenset(("the", "you", "is", "to"))
 #: Function words of Spanish, French, German, Portuguese and Italian that are no English words.
 _OTHER_LANGUAGES = frozenset(
     "por favor que los las una para pero gracias usted señor muy con est nous vous merci pour "
@@ -77,9 +78,16 @@ def text_issues(reply: str, messages: Sequence[Message]) -> list[Issue]:
         *_scripts(reply, messages),
         *_repetition(reply),
         *_ending(reply),
-        *_density(reply),
+        *(_density(reply) if in_english(messages) else ()),
         *_copying(reply, messages),
     ]
+
+
+def in_english(messages: Sequence[Message]) -> bool:
+    """False where the conversation has two function words of another language and no frequent
+    English one."""
+    spoken = {w for m in messages for w in words_of(m.content)}
+    return bool(spoken & _FREQUENT) or len(spoken & _OTHER_LANGUAGES) < 2
 
 
 def _shape(reply: str) -> Iterator[Issue]:
@@ -125,7 +133,7 @@ def _borrowed(reply: str, messages: Sequence[Message]) -> list[str]:
     Capitalised accented words are names. Words that the conversation uses are not foreign to it.
     """
     spoken = {w for m in messages for w in words_of(m.content)}
-    if not spoken & {"the", "you", "is", "to"}:
+    if not spoken & _FREQUENT:
         return []
     own = set(words_of(reply)) - spoken
     foreign = sorted(own & _OTHER_LANGUAGES)

@@ -56,7 +56,7 @@ def leaked_reasoning(reply: str, prompt: Prompt) -> str | None:
 
 @rule("leaked_internal_terms")
 def leaked_internal_terms(reply: str, prompt: Prompt, *, terms: list[str]) -> str | None:
-    """A term of the agent's own workflow that the hotelier must not hear."""
+    """A term of the agent's own workflow that the other side must not hear."""
     found = _first_term(reply, terms)
     return f"internal term {found!r}" if found else None
 
@@ -93,7 +93,7 @@ def mixed_language(
 
 @rule("over_long")
 def over_long(reply: str, prompt: Prompt, *, max_words: int) -> str | None:
-    """More words than a hotelier reads in a chat."""
+    """More words than people read in a chat."""
     count = len(words(reply))
     return f"{count} words, more than {max_words}" if count > max_words else None
 

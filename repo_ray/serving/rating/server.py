@@ -214,7 +214,7 @@ class RatingServer:
             rated=count - len(self._unrated(saved)),
             system=[m.content for m in pair.messages if m.role == "system"],
             talk=[
-                ("Hotel" if m.role == "user" else "Agent", m.content)
+                ("User" if m.role == "user" else "Agent", m.content)
                 for m in pair.messages
                 if m.role != "system"
             ],
