@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Starts Ray on this machine, token authentication on.
 #
-#   cluster/start.sh head              the first node, with dashboard and job server
-#   cluster/start.sh worker HOST:PORT  every further node; copy the head's token there first
+#   cluster/start.sh head [OPTION ...]              the first node, with dashboard and job server
+#   cluster/start.sh worker HOST:PORT [OPTION ...]  every further node; copy the head's token first
+#
+# Options go to `ray start`: --labels=repo-ray/role=judge gives a node its role, --num-cpus=0
+# keeps work off the head.
 #
 # Ends with `ray stop`, which ends every Ray process of this machine, other people's included.
 set -euo pipefail
@@ -14,17 +17,25 @@ export RAY_AUTH_MODE=token
 # Time between SIGTERM and SIGKILL when a job is stopped: enough to write a checkpoint.
 export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}"
 
+usage() {
+  echo 'usage: cluster/start.sh head [OPTION ...] | worker HOST:PORT [OPTION ...]' >&2
+  exit 2
+}
+
 case "${1:-}" in
 head)
+  shift
   ray get-auth-token --generate >/dev/null
   ray start --head --port="${PORT:-6379}" --dashboard-host="${DASHBOARD_HOST:-127.0.0.1}" \
-    --dashboard-port="${DASHBOARD_PORT:-8265}"
+    --dashboard-port="${DASHBOARD_PORT:-8265}" "$@"
   ;;
 worker)
-  ray start --address="${2:?usage: cluster/start.sh worker HOST:PORT}"
+  [ $# -ge 2 ] || usage
+  address="$2"
+  shift 2
+  ray start --address="$address" "$@"
   ;;
 *)
-  echo 'usage: cluster/start.sh head | worker HOST:PORT' >&2
-  exit 2
+  usage
   ;;
 esac
