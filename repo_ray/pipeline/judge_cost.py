@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 from repo_ray.config import Config
 from repo_ray.data.reader import DataError, read_prompts
 from repo_ray.negotiation.datasets import build_datasets
-from repo_ray.pipeline.data import DATA_SETS
 from repo_ray.pipeline.evaluation import EXAMPLE_DIALOGUES, evaluation_sets
+from repo_ray.pipeline.inputs import DATA_SETS, local_inputs
 from repo_ray.pipeline.monitor import FEWEST_PROMPTS, affordable_prompts, check_steps
+from repo_ray.pipeline.run_folder import RunFolder
 from repo_ray.records import Prompt
 from repo_ray.rewards.judge.cost import Part, call_usage
 from repo_ray.rewards.judge.rubric import Rubric
@@ -25,13 +26,13 @@ def judge_calls(config: Config, rubric: Rubric) -> list[Part]:
     Replies count at their longest. Data that the run would build is built in a temporary folder.
     Raises `DataError`, and `ConfigError` where the prompts do not suffice.
     """
-    named = {k: path for k in DATA_SETS if (path := getattr(config.data, k)) is not None}
-    if config.data.prompts is not None:
-        return _parts(config, rubric, named)
     with TemporaryDirectory() as folder:
+        given = local_inputs(config, RunFolder(Path(folder)))
+        if "prompts" in given:
+            return _parts(config, rubric, given)
         build_datasets(Path(folder), config.run.seed, config.data.build_preferences)
         built = {k: Path(folder) / f"{k}.parquet" for k in DATA_SETS}
-        return _parts(config, rubric, built | named)
+        return _parts(config, rubric, built | given)
 
 
 def _parts(config: Config, rubric: Rubric, data: Mapping[str, Path]) -> list[Part]:
