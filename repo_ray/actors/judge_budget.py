@@ -26,7 +26,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from repo_ray.actors.control import namespace
-from repo_ray.actors.pool import PoolError
+from repo_ray.actors.members import PoolError
 from repo_ray.config import Config
 from repo_ray.config.rewards import JudgeConfig
 from repo_ray.records import Score

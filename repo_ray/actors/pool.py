@@ -12,49 +12,25 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from repo_ray.actors.autoscale import Autoscaler
-from repo_ray.actors.failures import DEATH, own_error, short
+from repo_ray.actors.failures import DEATH
 from repo_ray.actors.load import TICK_S, LoadMeter, PoolStats
-from repo_ray.actors.placement import PlacementError, actor_options, why_waiting
+from repo_ray.actors.members import Hooks, Member, Members, PoolError, Spawn
 from repo_ray.config.pool import PoolConfig
-from repo_ray.planning.nodes import Reservation
 
 log = logging.getLogger(__name__)
 
-#: How often idle actors are asked for a sign of life, and how long they may take (seconds).
-PING_EVERY_S = 10.0
-PING_TIMEOUT_S = 30.0
 #: A call is handed to this many actors that die under it before it is called poisonous.
 MAX_DEATHS_PER_CALL = 3
-
-#: `spawn(name, options)` creates one actor with these Ray options and today's constructor
-#: arguments. Every actor has `ready()`, which returns once it can work, and `ping()`.
-Spawn = Callable[[str, dict[str, Any]], ActorHandle]
-
-
-class PoolError(RuntimeError):
-    """The pool cannot do its work any more; the message says why."""
 
 
 class CallTimeoutError(RuntimeError):
     """One call took longer than the pool's `timeout_s`."""
-
-
-@dataclass(eq=False)
-class Member:
-    """One actor of a pool."""
-
-    name: str
-    handle: ActorHandle
-    state: Literal["starting", "ready", "draining", "dead"] = "starting"
-    in_flight: int = 0
 
 
 class ActorPool:
@@ -76,49 +52,33 @@ class ActorPool:
     ) -> None:
         self.kind = kind
         self.config = config
-        self._namespace = namespace
-        self._spawn = spawn
-        self._env_vars = env_vars or {}
-        self._on_ready = on_ready
-        self._members: list[Member] = []
-        self._wanted = config.replicas
-        self._next_index = 0
         self._waiters: deque[tuple[asyncio.Future[Member], float]] = deque()
-        self._started = asyncio.Event()
         self._admission = asyncio.Semaphore(config.max_queue)
-        self._background: set[asyncio.Task[Any]] = set()
         self._failure: PoolError | None = None
-        self._stopping = False
         self._finished_calls = 0
         self._requeued = 0
         self._timeouts = 0
-        self._restarts = 0
-        self._restarts_per_actor = 0.0
-        self._start_failures = 0
         self._load = LoadMeter(time.monotonic())
         scaling = config.autoscale
         self._autoscaler = Autoscaler(scaling, config.max_in_flight) if scaling else None
+        give_up = self._autoscaler.give_up if self._autoscaler else lambda wanted: False
+        hooks = Hooks(self._dispatch, self._fail, give_up)
+        self._members = Members(kind, namespace, config, spawn, env_vars or {}, on_ready, hooks)
 
     # --- life ---------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Spawns all replicas and returns when they are ready. Raises `PoolError`."""
-        self._fill()
-        self._launch(self._watch())
-        self._launch(self._follow_load())
-        if self._wanted:
-            await self._started.wait()
+        self._members.start()
+        self._members.launch(self._follow_load())
+        if self._members.wanted:
+            await self._members.started.wait()
         if self._failure is not None:
             raise self._failure
 
     async def stop(self) -> None:
         """Ends every actor. Calls in flight fail."""
-        self._stopping = True
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
-        for member in list(self._members):
-            self._retire(member)
+        await self._members.stop()
         self._fail(PoolError(f"pool {self.kind} is stopped"))
 
     def scale(self, replicas: int, reason: str = "asked for") -> None:
@@ -128,18 +88,9 @@ class ActorPool:
         """
         if replicas < 0:
             raise ValueError(f"pool {self.kind}: cannot scale to {replicas} actors")
-        log.info(
-            "pool %s: scaling from %d to %d actors: %s", self.kind, self._wanted, replicas, reason
-        )
-        self._wanted = replicas
-        kept = [m for state in ("ready", "starting") for m in self._members if m.state == state]
-        for member in kept[replicas:]:
-            member.state = "draining"
-            if member.in_flight == 0:
-                self._retire(member)
-        self._fill()
-        if self._count("ready") >= replicas:
-            self._started.set()
+        wanted = self._members.wanted
+        log.info("pool %s: scaling from %d to %d actors: %s", self.kind, wanted, replicas, reason)
+        self._members.scale(replicas)
 
     # --- work ---------------------------------------------------------------------------
 
@@ -157,7 +108,7 @@ class ActorPool:
                 try:
                     # The neighbours of a lost actor may have gone with their node: only one that
                     # was alive can die of the call.
-                    if deaths and not await self._check(member):
+                    if deaths and not await self._members.check(member):
                         continue
                     result = await self._invoke(member, method, args, self.config.timeout_s)
                     self._finished_calls += 1
@@ -165,10 +116,10 @@ class ActorPool:
                 except DEATH as error:
                     deaths += 1
                     self._requeued += 1
-                    self._lost(member, error)
+                    self._members.lost(member, error)
                 except TimeoutError:
                     self._timeouts += 1
-                    self._launch(self._check(member))
+                    self._members.launch(self._members.check(member))
                     raise CallTimeoutError(
                         f"{member.name}.{method} took longer than {self.config.timeout_s:g} s"
                     ) from None
@@ -185,13 +136,13 @@ class ActorPool:
         An actor that dies meanwhile is restarted with current arguments and left out.
         What a method raises is raised here.
         """
-        members = [m for m in self._members if m.state == "ready"]
+        members = [m for m in self._members.all if m.state == "ready"]
 
         async def one(member: Member) -> tuple[str, Any] | None:
             try:
                 return member.name, await self._invoke(member, method, args, self.config.timeout_s)
             except DEATH as error:
-                self._lost(member, error)
+                self._members.lost(member, error)
                 return None
             except TimeoutError:
                 raise CallTimeoutError(
@@ -203,100 +154,22 @@ class ActorPool:
     def stats(self) -> PoolStats:
         return PoolStats(
             kind=self.kind,
-            wanted=self._wanted,
-            ready=self._count("ready"),
-            starting=self._count("starting"),
+            wanted=self._members.wanted,
+            ready=self._members.count("ready"),
+            starting=self._members.count("starting"),
             queue=len(self._waiters),
-            in_flight=sum(m.in_flight for m in self._members),
+            in_flight=sum(m.in_flight for m in self._members.all),
             calls=self._finished_calls,
             requeued=self._requeued,
             timeouts=self._timeouts,
-            restarts=self._restarts,
+            restarts=self._members.restarts,
             queue_s=self._load.queue_s,
             busy_share=self._load.busy_share,
             bounds=(scaling.min, scaling.max) if (scaling := self.config.autoscale) else None,
-            members={m.name: m.state for m in self._members},
+            members={m.name: m.state for m in self._members.all},
         )
 
     # --- inside -------------------------------------------------------------------------
-
-    def _fill(self) -> None:
-        """Spawns actors until as many exist as are wanted."""
-        while not self._stopping and self._count("starting", "ready") < self._wanted:
-            name = f"{self.kind}-{self._next_index}"
-            self._next_index += 1
-            options: dict[str, Any] = {
-                "name": name,
-                "namespace": self._namespace,
-                **actor_options(self.config),
-                "max_restarts": 0,
-                "max_concurrency": self.config.max_in_flight + 8,
-                "runtime_env": {"env_vars": self._env_vars},
-            }
-            member = Member(name, self._spawn(name, options))
-            self._members.append(member)
-            self._launch(self._bring_up(member))
-
-    async def _bring_up(self, member: Member) -> None:
-        limit = self.config.start_timeout_s
-        ready = asyncio.ensure_future(member.handle.ready.remote())
-        try:
-            while not (await asyncio.wait({ready}, timeout=limit))[0]:
-                await self._wait_for_place(member)
-            await ready
-            if self._on_ready is not None:
-                await self._on_ready(member)
-        except Exception as error:
-            if member.state != "dead":  # else it is no longer wanted
-                self._failed_start(member, error)
-            return
-        finally:
-            ready.cancel()
-        if member.state == "starting":
-            self._start_failures = 0
-            member.state = "ready"
-            log.info("pool %s: %s is ready", self.kind, member.name)
-        if self._count("ready") >= self._wanted:
-            self._started.set()
-        self._dispatch()
-
-    async def _wait_for_place(self, member: Member) -> None:
-        """Lets an actor that no node has room for wait on, as long as others do the work.
-
-        Raises `TimeoutError` for one that has its place, and so takes too long to start, and
-        `PlacementError` where no other is there or the policy can do without it.
-        """
-        place = Reservation.of(self.kind, 1, self.config)
-        why = await asyncio.to_thread(why_waiting, member.handle, place)
-        if not why:
-            raise TimeoutError
-        scaling = self.config.autoscale
-        others = self._started.is_set() and self._count("ready") > 0
-        if not others or (scaling and self._wanted > scaling.min):
-            limit = self.config.start_timeout_s
-            raise PlacementError(f"found no place within {limit:g} s: {why}")
-        log.warning("pool %s: %s waits for a place: %s", self.kind, member.name, why)
-
-    def _failed_start(self, member: Member, error: Exception) -> None:
-        self._start_failures += 1
-        at_start = not self._started.is_set()
-        nowhere = isinstance(error, PlacementError)
-        # What else than a failed call `on_ready` raises is final: it found the actor wrong. At
-        # the start of a run, an error of the actor's own code would come again, so it is final
-        # at once; a death or a time-out gets a second chance. Later, a newcomer that fails only
-        # uses up restarts, or is given up where the policy can do without: the others go on.
-        wrong = not isinstance(error, RayError | TimeoutError | PlacementError)
-        again = at_start and (own_error(error) or self._start_failures > 1)
-        if wrong or again or (nowhere and (at_start or not self._count("ready"))):
-            late = f"not ready within {self.config.start_timeout_s:g} s"
-            reason = late if isinstance(error, TimeoutError) else short(error)
-            what = str(error) if nowhere else f"could not start: {reason}"
-            self._fail(PoolError(f"{member.name} {what}"))
-        elif not at_start and self._autoscaler and self._autoscaler.give_up(self._wanted):
-            self._wanted -= 1
-            member.state = "draining"  # neither replaced nor counted as a restart
-            log.warning("pool %s: gave up %s (%s)", self.kind, member.name, short(error))
-        self._lost(member, error)
 
     async def _acquire(self) -> Member:
         """A slot on the least loaded actor, in the order of asking."""
@@ -327,7 +200,7 @@ class ActorPool:
     def _free(self) -> Member | None:
         open_members = [
             m
-            for m in self._members
+            for m in self._members.all
             if m.state == "ready" and m.in_flight < self.config.max_in_flight
         ]
         return min(open_members, key=lambda m: m.in_flight, default=None)
@@ -335,7 +208,7 @@ class ActorPool:
     def _release(self, member: Member) -> None:
         member.in_flight -= 1
         if member.in_flight == 0 and member.state == "draining":
-            self._retire(member)
+            self._members.retire(member)
         self._dispatch()
 
     async def _invoke(
@@ -351,42 +224,6 @@ class ActorPool:
             # Ray wraps the method's exception; callers want the exception itself.
             raise error.as_instanceof_cause() from None
 
-    def _lost(self, member: Member, error: BaseException) -> None:
-        """Replaces an actor that died; only the first who notices does the work."""
-        if member.state == "dead" or self._stopping:
-            return
-        draining = member.state == "draining"
-        member.state = "dead"
-        self._members.remove(member)
-        ray.kill(member.handle)
-        if draining:
-            return
-        self._restarts += 1
-        self._restarts_per_actor += 1 / max(1, self._wanted)
-        log.warning("pool %s: %s is lost (%s)", self.kind, member.name, short(error))
-        if self._restarts_per_actor > self.config.max_restarts:
-            self._fail(
-                PoolError(
-                    f"pool {self.kind}: more than {self.config.max_restarts} restarts per actor; "
-                    f"last error: {short(error)}"
-                )
-            )
-        if self._failure is None:
-            self._fill()
-
-    def _retire(self, member: Member) -> None:
-        member.state = "dead"
-        if member in self._members:
-            self._members.remove(member)
-        ray.kill(member.handle)
-
-    async def _watch(self) -> None:
-        while True:
-            await asyncio.sleep(PING_EVERY_S)
-            await asyncio.gather(
-                *(self._check(m) for m in list(self._members) if m.state == "ready")
-            )
-
     async def _follow_load(self) -> None:
         """Measures all the time and, with `autoscale`, sets the wanted number by the policy."""
         while True:
@@ -395,37 +232,19 @@ class ActorPool:
             waiting = [asked for waiter, asked in self._waiters if not waiter.done()]
             now = time.monotonic()
             tick = self._load.tick(now, len(waiting), now - min(waiting, default=now))
-            if self._autoscaler and self._started.is_set() and self._failure is None:
-                decision = self._autoscaler.decide(tick, self._wanted)
-                if decision.wanted != self._wanted:
+            if self._autoscaler and self._members.started.is_set() and self._failure is None:
+                decision = self._autoscaler.decide(tick, self._members.wanted)
+                if decision.wanted != self._members.wanted:
                     self.scale(decision.wanted, decision.reason)
 
     def _observe(self) -> None:
-        flights = [m.in_flight for m in self._members if m.state in ("ready", "draining")]
+        flights = [m.in_flight for m in self._members.all if m.state in ("ready", "draining")]
         self._load.observe(time.monotonic(), flights, len(self._waiters))
-
-    async def _check(self, member: Member) -> bool:
-        """Whether the actor lives; one that does not is replaced."""
-        try:
-            await asyncio.wait_for(member.handle.ping.remote(), PING_TIMEOUT_S)
-        except (RayError, TimeoutError) as error:
-            self._lost(member, error)
-            return False
-        return True
 
     def _fail(self, error: PoolError) -> None:
         """Ends the pool: everybody who waits, now or later, gets the first error."""
         self._failure = self._failure or error
-        self._started.set()
         while self._waiters:
             waiter, _ = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_exception(self._failure)
-
-    def _launch(self, work: Awaitable[Any]) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _count(self, *states: str) -> int:
-        return sum(m.state in states for m in self._members)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from repo_ray.actors.pool import PoolError
+from repo_ray.actors.members import PoolError
 from repo_ray.config import Config
 from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import ray
 
-from repo_ray.actors.pool import ActorPool, CallTimeoutError, PoolError
+from repo_ray.actors.members import PoolError
+from repo_ray.actors.pool import ActorPool, CallTimeoutError
 from repo_ray.config.pool import PoolConfig
 
 NAMESPACE = "pool-test"
@@ -227,14 +228,13 @@ def test_a_pool_without_a_place_for_its_actors_fails_with_the_reason() -> None:
 
 def test_a_newcomer_that_waits_for_a_place_uses_up_no_restarts() -> None:
     async def body(pool: ActorPool) -> None:
-        pool.config = pool.config.model_copy(update={"start_timeout_s": 0.3})
         pool.scale(2)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(4)
         stats = pool.stats()
         assert (stats.ready, stats.starting, stats.restarts) == (1, 1, 0)
         assert (await pool.call("echo", 1))[0] == 1
 
-    with_pool(body, replicas=1, resources={"slot": 1})
+    with_pool(body, replicas=1, resources={"slot": 1}, start_timeout_s=3.0)
 
 
 def test_an_actor_that_dies_while_it_drains_loses_no_call() -> None:

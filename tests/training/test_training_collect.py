@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from repo_ray.actors.pool import CallTimeoutError, PoolError
+from repo_ray.actors.members import PoolError
+from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config.settings import Config
 from repo_ray.records import Message, Prompt, Rollout, Score
 from repo_ray.rollouts.publication import PublicationError

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from dialogue_cases import FakeEpisode, encode, rollout_of
 
-from repo_ray.actors.pool import CallTimeoutError, PoolError
+from repo_ray.actors.members import PoolError
+from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config.settings import Config
 from repo_ray.negotiation.hotelier.moves import HotelierError
 from repo_ray.records import Message, Prompt, Rollout, Score

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from repo_ray.actors.pool import PoolStats
+from repo_ray.actors.load import PoolStats
 from repo_ray.records import Score
 from repo_ray.training import telemetry
 from repo_ray.training.accounting import Ledger
