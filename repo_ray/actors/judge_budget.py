@@ -172,7 +172,8 @@ class BudgetKeeper:
     async def _save(self, limit_s: float) -> None:
         assert self._actor is not None
         async with self._lock:
-            self.totals, scores = await asyncio.wait_for(self._actor.news.remote(), limit_s)
+            news: Any = self._actor.news.remote()
+            self.totals, scores = await asyncio.wait_for(news, limit_s)
             await asyncio.to_thread(self._write, scores)
 
     def _write(self, scores: Sequence[tuple[str, Score]]) -> None:

@@ -64,7 +64,8 @@ class LoadMeter:
         self._recent: deque[Tick] = deque(maxlen=RECENT_TICKS)
         self._service: deque[float] = deque(maxlen=SERVICE_CALLS)
         self._tick_began = self._changed = now
-        self._able = self._busy = self._calls = 0
+        self._able = self._busy = self._calls = self._peak = 0
+        self._waited_s = 0.0
         self._restart()
 
     @property

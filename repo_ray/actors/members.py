@@ -135,7 +135,7 @@ class Members:
 
     async def _bring_up(self, member: Member) -> None:
         limit = self._config.start_timeout_s
-        ready = asyncio.ensure_future(member.handle.ready.remote())
+        ready: asyncio.Future[Any] = asyncio.ensure_future(member.handle.ready.remote())
         try:
             while not (await asyncio.wait({ready}, timeout=limit))[0]:
                 await self._wait_for_place(member)

@@ -89,7 +89,7 @@ class Store:
         try:
             size = content.stat().st_size if isinstance(content, Path) else len(content)
         except OSError as error:
-            raise StorageError(f"{content}: cannot be read: {error.strerror}") from None
+            raise StorageError(f"{error.filename}: cannot be read: {error.strerror}") from None
         return self._patiently("written", name, _limit(size), lambda: self._put(path, content))
 
     def fetch(self, name: str, target: Path) -> str:
