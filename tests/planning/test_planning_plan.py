@@ -106,11 +106,12 @@ def test_the_report_names_every_actor_and_its_memory():
 
 
 def test_labels_and_custom_resources_are_remarked_on_once():
-    labels = ("judge.pool.labels={repo-ray/role: judge}", "learner.resources={fast_disk: 1}")
-    (remark,) = [r for r in planned(TWO_NODES, *labels).remarks if "custom resources" in r]
-    assert "learner: 4 CPU, 1 GPU, 1 fast_disk;" in remark
-    assert "judge: 0.5 CPU on a node with repo-ray/role=judge)" in remark
-    assert not any("custom" in r for r in planned(TWO_NODES).remarks)
+    remarks = planned(TWO_NODES, "learner.resources={fast_disk: 1}").remarks
+    (remark,) = [r for r in remarks if "custom resources" in r]
+    assert "learner: 4 CPU, 1 GPU, 1 fast_disk on a node with repo-ray/role=learner;" in remark
+    assert "judge: 0.5 CPU on a node with repo-ray/role=judge;" in remark
+    plain = plan(load_config(None), read_architecture("smollm2-135m"), TWO_NODES)
+    assert not any("custom" in r for r in plain.remarks)
 
 
 def test_remarks_when_pools_could_not_grow_to_their_largest():
