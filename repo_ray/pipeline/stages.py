@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder, fingerprint
+from repo_ray.training.checkpoints import file_sha256
 
 #: Each stage's settings and the data set that it learns from.
 DATA: Mapping[Stage, str] = {
@@ -103,14 +103,9 @@ def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping
         config.lora.model_dump(mode="json"),
         config.model.model_dump(mode="json"),
         config.run.seed,
-        _sha256(data[DATA[stage]]),
-        _sha256(rubric) if rubric else "",
+        file_sha256(data[DATA[stage]]),
+        file_sha256(rubric) if rubric else "",
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 async def train_stage(
