@@ -8,7 +8,8 @@ import torch
 
 from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
-from repo_ray.learner.fitting import TrainingError, choose
+from repo_ray.data.selection import choose
+from repo_ray.learner.fitting import TrainingError
 from repo_ray.learner.judge_training import train_judge
 from repo_ray.learner.reward_training import train_reward_model
 from repo_ray.learner.sft_training import train_sft
