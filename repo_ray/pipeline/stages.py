@@ -56,7 +56,7 @@ async def run_stages(
     progress = dict.fromkeys(pending, "starting")
 
     async def one(stage: Stage) -> None:
-        out, rows, made = getattr(folder, stage), data[DATA[stage]], ""
+        out, rows, made, settings = getattr(folder, stage), data[DATA[stage]], "", config
         began = time.monotonic()
 
         def tell(state: str) -> None:
@@ -72,9 +72,10 @@ async def run_stages(
             rows = folder.data / "preferences_own_samples.parquet"
             policy = (policy_folder / BLOB).read_bytes() if policy_folder else None
             made = await write_pairs(config, model, policy, data["preferences"], rows, tell)
+            settings = _on_all_rows(config)
         tell("starting")
         alone = all(other == stage or tasks[other].done() for other in pending)
-        result = await train_stage(config, stage, model, rows, out, tell, alone=alone)
+        result = await train_stage(settings, stage, model, rows, out, tell, alone=alone)
         if made:
             result["text"] += f"; {made}"
         folder.finish_phase(stage, keys[stage], time.monotonic() - began, result)
@@ -114,6 +115,13 @@ def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, Super
         if config.judge.checkpoint is None:
             wanted["judge"] = config.train_judge
     return given, wanted
+
+
+def _on_all_rows(config: Config) -> Config:
+    """The reward model takes every row of its file."""
+    everything = {"max_rows": None, "max_eval_rows": None}
+    stage = config.train_reward_model.model_copy(update=everything)
+    return config.model_copy(update={"train_reward_model": stage})
 
 
 def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping[str, Path]) -> str:

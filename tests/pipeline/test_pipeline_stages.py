@@ -21,6 +21,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
 
     async def train(config: Any, stage: str, *arguments: Any, alone: bool) -> dict[str, Any]:
         done.append((stage, alone))
+        await asyncio.sleep(0)
         return {"text": "trained"}
 
     monkeypatch.setattr(stages, "train_stage", train)
