@@ -160,10 +160,10 @@ async def train_stage(
         max_concurrency=2,
         runtime_env={"env_vars": thread_environment(config.learner.threads, alone=alone)},
     ).remote()
+    work = asyncio.ensure_future(
+        _result(stage, trainer.train.remote(stage, config, model, rows, out, start))
+    )
     try:
-        work = asyncio.ensure_future(
-            _result(stage, trainer.train.remote(stage, config, model, rows, out, start))
-        )
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
             done, total, metrics = await _result(stage, trainer.progress.remote())
@@ -171,6 +171,7 @@ async def train_stage(
                 tell(f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}")
         return work.result()
     finally:
+        work.cancel()
         ray.kill(trainer)
 
 
