@@ -8,7 +8,7 @@ import ray
 
 #: Training asks for and frees blocks of ever changing sizes. glibc spends up to a quarter of the
 #: time of a step on that; jemalloc, which comes with Ray, does not when it keeps what it has and
-#: splits any free block: a learner update 19-21 s against 26-30 s, with a third less memory
+#: splits any free block: a learner update 19-21 s against 26-30 s, with 30% less memory
 #: (two cores, SmolLM2-135M).
 _ALLOCATOR = Path(ray.__file__).parent / "core" / "libjemalloc.so"
 _ALLOCATOR_SETTINGS = (

@@ -29,7 +29,12 @@ from repo_ray.config.rewards import (
     RewardModelConfig,
     RulesConfig,
 )
-from repo_ray.config.supervised import DpoConfig, SupervisedConfig, WarmStartConfig
+from repo_ray.config.supervised import (
+    DpoConfig,
+    RewardTrainingConfig,
+    SupervisedConfig,
+    WarmStartConfig,
+)
 
 
 class RunConfig(Settings):
@@ -263,7 +268,7 @@ class Config(Settings):
     )
     sft: SupervisedConfig = SupervisedConfig()
     dpo: DpoConfig = DpoConfig()
-    train_reward_model: SupervisedConfig = SupervisedConfig()
+    train_reward_model: RewardTrainingConfig = RewardTrainingConfig()
     train_judge: SupervisedConfig = SupervisedConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     monitor: MonitorConfig = MonitorConfig()

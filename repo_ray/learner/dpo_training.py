@@ -14,8 +14,9 @@ from torch import Tensor
 from repo_ray.algorithms.dpo import dpo_loss
 from repo_ray.config.settings import Config
 from repo_ray.data.examples import Preference
+from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, evaluate, fit
-from repo_ray.learner.preparation import adapted, chosen_rows, write_policy
+from repo_ray.learner.preparation import adapted, write_policy
 from repo_ray.learner.reply_logprobs import ReplyLogprobs
 from repo_ray.models.actor_critic import POLICY
 from repo_ray.models.adapters import adapter_parameters

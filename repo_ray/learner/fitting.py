@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -135,25 +135,6 @@ def evaluate(
             for key, value in {"loss": float(loss), **metrics}.items():
                 sums[key] = sums.get(key, 0.0) + value
     return {key: value / units for key, value in sums.items()}
-
-
-def choose(
-    rows: Sequence[Item], limit: int | None, seed: int, group: Callable[[Item], Hashable]
-) -> list[Item]:
-    """At most `limit` rows in their original order, drawn without replacement.
-
-    Rows of one group are drawn together (the last group may be cut), so that replies to one
-    prompt can share its computation.
-    """
-    if limit is None or limit >= len(rows):
-        return list(rows)
-    groups: dict[Hashable, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(group(row), []).append(index)
-    order = list(groups.values())
-    random.Random(seed).shuffle(order)
-    kept = [index for members in order for index in members][:limit]
-    return [rows[index] for index in sorted(kept)]
 
 
 def _batches(

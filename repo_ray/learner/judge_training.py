@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
 from repo_ray.data.examples import Verdict
+from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
-from repo_ray.learner.preparation import adapted, base_of, chosen_rows
+from repo_ray.learner.preparation import adapted, base_of
 from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards.judge import local

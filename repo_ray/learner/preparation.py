@@ -1,10 +1,9 @@
-"""What the supervised stages share: rows and their splits, the base with a fresh adapter."""
+"""What the supervised stages share: the base with a fresh adapter, and writing the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -13,14 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from repo_ray.config.settings import Config
 from repo_ray.config.supervised import SupervisedConfig
-from repo_ray.data.examples import Demonstration, Preference, Verdict
-from repo_ray.learner.fitting import TrainingError, choose
+from repo_ray.learner.fitting import TrainingError
 from repo_ray.models.actor_critic import POLICY
 from repo_ray.models.adapters import adapter_layers, add_adapters, export_adapter, import_adapter
 from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
 from repo_ray.rewards.tuned import Base
-
-RowT = TypeVar("RowT", Demonstration, Preference, Verdict)
 
 
 def adapted(
@@ -77,16 +73,4 @@ def base_of(config: Config, model_folder: Path) -> Base:
         dtype=config.model.dtype,
         rank=config.lora.rank,
         alpha=config.lora.alpha,
-    )
-
-
-def chosen_rows(
-    rows: Sequence[RowT], stage: SupervisedConfig, seed: int
-) -> tuple[list[RowT], list[RowT]]:
-    """Training and held-out rows within the stage's limits."""
-    train = [row for row in rows if row.split == "train"]
-    heldout = [row for row in rows if row.split == "heldout"]
-    return (
-        choose(train, stage.max_rows, seed, lambda row: row.prompt.prompt_id),
-        choose(heldout, stage.max_eval_rows, seed, lambda row: row.prompt.prompt_id),
     )

@@ -14,11 +14,24 @@ from torch import Tensor
 
 from repo_ray.config.settings import Config
 from repo_ray.data.examples import Preference
+from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, fit
-from repo_ray.learner.preparation import adapted, base_of, chosen_rows
+from repo_ray.learner.preparation import adapted, base_of
 from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
+from repo_ray.records import Message
 from repo_ray.rewards import reward_model as rm
 from repo_ray.rewards.measures import calibration_error
+
+#: Pairs with the same prompt and the same chosen reply.
+Group = list[Preference]
+
+
+@dataclass(frozen=True)
+class Item:
+    """A group of `pairs` pairs as one tree: the prompt, the chosen reply, the rejected ones."""
+
+    tree: Tree
+    pairs: int
 
 
 @dataclass(frozen=True)
@@ -44,23 +57,22 @@ def train_reward_model(
     tokenizer, model = adapted(config, model_folder, rm.ADAPTER, stage)
     network = rm.RewardModel(model)
 
-    def trees(rows: Sequence[Preference]) -> list[Tree]:
-        return [
-            rm.pair_tree(
-                tokenizer,
-                row.prompt.messages,
-                [row.chosen, row.rejected],
-                thinking=config.model.thinking,
-            )
-            for row in rows
-        ]
+    def tree(group: Group) -> Tree:
+        replies = [group[0].chosen, *(row.rejected for row in group)]
+        return rm.pair_tree(
+            tokenizer, group[0].prompt.messages, replies, thinking=config.model.thinking
+        )
 
-    def rewards(forward: Callable[..., Tensor], items: Sequence[Tree]) -> Tensor:
-        batch = pack(items, tokenizer.pad_token_id, model.dtype, model.device)
-        return forward(batch).view(-1, 2)
+    def rewards(forward: Callable[..., Tensor], items: Sequence[Item]) -> Tensor:
+        """[P, 2]: chosen and rejected of every pair of the items."""
+        batch = pack(
+            [item.tree for item in items], tokenizer.pad_token_id, model.dtype, model.device
+        )
+        by_item = forward(batch).split([item.pairs + 1 for item in items])
+        return torch.cat([torch.stack([r[:1].expand(len(r) - 1), r[1:]], -1) for r in by_item])
 
     def loss(
-        forward: Callable[..., Tensor], items: Sequence[Tree]
+        forward: Callable[..., Tensor], items: Sequence[Item]
     ) -> tuple[Tensor, dict[str, float]]:
         chosen, rejected = rewards(forward, items).unbind(-1)
         right = float((chosen > rejected).sum())
@@ -70,21 +82,26 @@ def train_reward_model(
     objective = Objective(
         network,
         network.trainable(),
-        rows=lambda _: 1,
-        length=tree_length,
-        units=lambda _: 1,
+        rows=lambda item: item.pairs,
+        length=lambda item: tree_length(item.tree),
+        units=lambda item: item.pairs,
         loss=loss,
     )
-    fitted = fit(objective, trees(train), stage, config, progress)
+    items = [Item(tree(group), len(group)) for group in by_chosen(train)]
+    fitted = fit(objective, items, stage, config, progress)
 
-    reference = heldout or train
-    pairs = torch.empty(len(reference), 2, dtype=torch.float64)
-    packed = trees(reference)
+    groups = by_chosen(heldout or train)
+    items = [Item(tree(group), len(group)) for group in groups]
+    found: dict[int, Tensor] = {}
     with torch.inference_mode():
         for batch in token_budget_batches(
-            [tree_length(tree) for tree in packed], config.learner.micro_batch_tokens
+            [tree_length(item.tree) for item in items], config.learner.micro_batch_tokens
         ):
-            pairs[batch] = rewards(network, [packed[i] for i in batch]).double().cpu()
+            values = rewards(network, [items[i] for i in batch]).double().cpu()
+            found.update(zip(batch, values.split([items[i].pairs for i in batch]), strict=True))
+    pairs = torch.cat([found[i] for i in range(len(items))])
+    reference = [row for group in groups for row in group]
+    replies = torch.cat([torch.cat([found[i][:1, 0], found[i][:, 1]]) for i in range(len(items))])
     card = rm.RewardModelCard(
         format=rm.FORMAT,
         base=base_of(config, model_folder),
@@ -93,11 +110,19 @@ def train_reward_model(
         steps=fitted.steps,
         seconds=fitted.seconds,
         reference="heldout" if heldout else "train",
-        reference_replies=pairs.numel(),
-        heldout=_pair_figures(heldout, pairs) if heldout else None,
+        reference_replies=replies.numel(),
+        heldout=_pair_figures(reference, pairs) if heldout else None,
     )
-    rm.save_reward_model(out_dir, network, float(pairs.mean()), float(pairs.std()), card)
+    rm.save_reward_model(out_dir, network, float(replies.mean()), float(replies.std()), card)
     return RewardModelResult(out_dir, card)
+
+
+def by_chosen(rows: Sequence[Preference]) -> list[Group]:
+    """The rows in groups, in order of their first row: what they share is computed once."""
+    groups: dict[tuple[str, tuple[Message, ...], str], Group] = {}
+    for row in rows:
+        groups.setdefault((row.prompt.prompt_id, row.prompt.messages, row.chosen), []).append(row)
+    return list(groups.values())
 
 
 def _pair_figures(rows: Sequence[Preference], pairs: Tensor) -> rm.Heldout:

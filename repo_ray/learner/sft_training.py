@@ -12,8 +12,9 @@ from torch import Tensor
 from repo_ray.config.settings import Config
 from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.data.examples import Demonstration
+from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, evaluate, fit
-from repo_ray.learner.preparation import adapted, chosen_rows, write_policy
+from repo_ray.learner.preparation import adapted, write_policy
 from repo_ray.learner.reply_logprobs import ReplyLogprobs
 from repo_ray.models.actor_critic import POLICY
 from repo_ray.models.adapters import adapter_parameters

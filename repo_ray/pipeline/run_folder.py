@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config, ConfigError, dump_config, environment
-from repo_ray.training.checkpoints import CheckpointError, sha256
+from repo_ray.training.checkpoints import CheckpointError
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"
@@ -109,7 +109,7 @@ class RunFolder:
         """
         for file, digest in self.phases()[name].get("files", {}).items():
             path = self.root / file
-            if not path.is_file() or sha256(path) != digest:
+            if not path.is_file() or file_sha256(path) != digest:
                 raise CheckpointError(
                     f"{path}: not the file that the phase {name} wrote (SHA-256 in phases.json); "
                     f"take {name} out of phases.json to run it again"
@@ -118,7 +118,7 @@ class RunFolder:
     def hashes(self, folder: Path) -> dict[str, str]:
         """SHA-256 of every file of `folder`, which is below the run folder, for `finish_phase`."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.root)): sha256(path) for path in files}
+        return {str(path.relative_to(self.root)): file_sha256(path) for path in files}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -1,9 +1,8 @@
-"""The supervised stages before REPO. They do not depend on each other and run side by side."""
+"""The supervised stages before REPO, side by side as far as they do not depend on each other."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +19,10 @@ from repo_ray.actors.trainer import Stage, TrainerActor
 from repo_ray.config import Config
 from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.learner.fitting import TrainingError
+from repo_ray.pipeline.own_samples import write_pairs
 from repo_ray.pipeline.progress import Display
-from repo_ray.pipeline.run_folder import RunFolder, fingerprint
+from repo_ray.pipeline.run_folder import BLOB, RunFolder, fingerprint
+from repo_ray.training.checkpoints import file_sha256
 
 #: Each stage's settings and the data set that it learns from.
 DATA: Mapping[Stage, str] = {
@@ -43,6 +44,15 @@ async def run_stages(
     """
     given, wanted = _wanted(config)
     keys = {stage: _key(config, stage, wanted[stage], data) for stage in wanted}
+    against_own = "reward_model" in wanted and config.train_reward_model.own_samples > 0
+    policy_folder = given["warm_start"]
+    if against_own:
+        # The pairs are made with the warm start, so what changes it changes them.
+        policy_key = file_sha256(policy_folder / BLOB) if policy_folder else keys.get("warm_start")
+        sampling = config.sampling.model_dump(mode="json")
+        keys["reward_model"] = fingerprint(keys["reward_model"], policy_key, sampling)
+        if policy_folder is None and config.warm_start is not None:
+            policy_folder = folder.warm_start
     finished = folder.phases()
     pending = [s for s in wanted if finished.get(s, {}).get("fingerprint") != keys[s]]
     for stage in wanted:
@@ -51,30 +61,42 @@ async def run_stages(
     progress = dict.fromkeys(pending, "starting")
 
     async def one(stage: Stage) -> None:
+        out, rows, made, settings = getattr(folder, stage), data[DATA[stage]], "", config
         began = time.monotonic()
-        out = getattr(folder, stage)
 
         def tell(state: str) -> None:
             progress[stage] = state
             text = " · ".join(f"{name} {state}" for name, state in progress.items())
             display.update(None, None, text)
 
+        if against_own and stage == "reward_model":
+            if "warm_start" in tasks:
+                tell("waiting for the warm start")
+                await asyncio.shield(tasks["warm_start"])
+            began = time.monotonic()
+            rows = folder.data / "preferences_own_samples.parquet"
+            policy = (policy_folder / BLOB).read_bytes() if policy_folder else None
+            made = await write_pairs(config, model, policy, data["preferences"], rows, tell)
+            settings = _on_all_rows(config)
         tell("starting")
-        alone = len(pending) == 1
-        result = await train_stage(config, stage, model, data[DATA[stage]], out, tell, alone=alone)
+        alone = all(other == stage or tasks[other].done() for other in pending)
+        result = await train_stage(settings, stage, model, rows, out, tell, alone=alone)
+        if made:
+            result["text"] += f"; {made}"
         hashes = await asyncio.to_thread(folder.hashes, out)
         folder.finish_phase(stage, keys[stage], time.monotonic() - began, result, hashes)
         progress[stage] = "done"
 
+    tasks: dict[Stage, asyncio.Future[None]] = {}
     if pending:
         with display.phase("training", f"{', '.join(pending)}, side by side"):
-            tasks = [asyncio.ensure_future(one(stage)) for stage in pending]
+            tasks.update((stage, asyncio.ensure_future(one(stage))) for stage in pending)
             try:
-                await asyncio.gather(*tasks)
+                await asyncio.gather(*tasks.values())
             finally:
-                for task in tasks:
+                for task in tasks.values():
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(*tasks.values(), return_exceptions=True)
     for stage in wanted:
         phase = folder.phases()[stage]
         display.seconds[stage] = phase["seconds"]
@@ -101,6 +123,13 @@ def _wanted(config: Config) -> tuple[dict[Stage, Path | None], dict[Stage, Super
     return given, wanted
 
 
+def _on_all_rows(config: Config) -> Config:
+    """The reward model takes every row of its file."""
+    everything = {"max_rows": None, "max_eval_rows": None}
+    stage = config.train_reward_model.model_copy(update=everything)
+    return config.model_copy(update={"train_reward_model": stage})
+
+
 def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping[str, Path]) -> str:
     """What the stage's result depends on; files by content, so that a run folder may move."""
     rubric = config.judge.rubric if stage == "judge" else None
@@ -109,14 +138,9 @@ def _key(config: Config, stage: Stage, settings: SupervisedConfig, data: Mapping
         config.lora.model_dump(mode="json"),
         config.model.model_dump(mode="json"),
         config.run.seed,
-        _sha256(data[DATA[stage]]),
-        _sha256(rubric) if rubric else "",
+        file_sha256(data[DATA[stage]]),
+        file_sha256(rubric) if rubric else "",
     )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 async def train_stage(
@@ -143,11 +167,11 @@ async def train_stage(
         runtime_env={"env_vars": thread_environment(config.learner.threads, alone=alone)},
         **actor_options(config.learner),
     ).remote()
+    ref = trainer.train.remote(
+        stage, config, model, given, rows.name, start.name if start is not None else None
+    )
+    work = asyncio.ensure_future(_result(stage, ref))
     try:
-        ref = trainer.train.remote(
-            stage, config, model, given, rows.name, start.name if start is not None else None
-        )
-        work = asyncio.ensure_future(_result(stage, ref))
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
             done, total, metrics = await _result(stage, trainer.progress.remote())
@@ -157,6 +181,7 @@ async def train_stage(
         await asyncio.to_thread(write_files, out, files)
         return dict(measures)
     finally:
+        work.cancel()
         ray.kill(trainer)
 
 

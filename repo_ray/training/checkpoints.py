@@ -54,7 +54,7 @@ def save_checkpoint(
     try:
         write(partial)
         files = {
-            str(path.relative_to(partial)): sha256(path)
+            str(path.relative_to(partial)): file_sha256(path)
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         }
@@ -102,7 +102,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         file = folder / name
         if not file.is_file():
             raise CheckpointError(f"{file}: listed in the manifest, but missing")
-        if sha256(file) != digest:
+        if file_sha256(file) != digest:
             raise CheckpointError(f"{file}: its SHA-256 is not the manifest's; the file is damaged")
     return Checkpoint(folder, manifest.step, manifest.state)
 
@@ -117,8 +117,8 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir())
 
 
-def sha256(path: Path) -> str:
-    """A file's SHA-256 (hex)."""
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

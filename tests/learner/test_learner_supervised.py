@@ -1,16 +1,18 @@
 """The supervised stages learn what they should, whatever the micro-batches."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
-from repo_ray.learner.fitting import TrainingError, choose
+from repo_ray.data.selection import choose
+from repo_ray.learner import reward_training
+from repo_ray.learner.fitting import TrainingError
 from repo_ray.learner.judge_training import train_judge
-from repo_ray.learner.reward_training import train_reward_model
+from repo_ray.learner.reward_training import by_chosen, train_reward_model
 from repo_ray.learner.sft_training import train_sft
 from repo_ray.models.adapters import add_adapters, import_adapter, parse_adapter
 from repo_ray.models.loading import load_base
@@ -162,6 +164,35 @@ def test_reward_model_learns_a_preference_and_is_centred_on_its_reference(tiny_m
     assert values.mean().item() == pytest.approx(0, abs=1e-3)
     assert values.std().item() == pytest.approx(1, abs=1e-3)
     assert (values[::2] > values[1::2]).float().mean() == pytest.approx(heldout.accuracy)
+
+
+def test_pairs_that_share_prompt_and_chosen_reply_train_as_if_they_were_apart(
+    tiny_model, tmp_path, monkeypatch
+):
+    settings = config(tiny_model)
+    stage = settings.train_reward_model.model_copy(update={"batch_size": 100, "epochs": 2})
+    settings = settings.model_copy(update={"train_reward_model": stage})
+    more = [replace(r, rejected=f"{r.prompt.messages[0].content}?", defect="own") for r in rows()]
+    both = [row for pair in zip(rows(), more, strict=True) for row in pair]
+    assert [len(group) for group in by_chosen(both)] == [2] * 64
+
+    def train(folder):
+        history = []
+        result = train_reward_model(
+            settings, tiny_model, both, folder, lambda s, t, m: history.append((s, m))
+        )
+        return history, result.card
+
+    shared, card = train(tmp_path / "shared")
+    monkeypatch.setattr(reward_training, "by_chosen", lambda rows: [[row] for row in rows])
+    apart, other = train(tmp_path / "apart")
+    assert [s for s, _ in shared] == [s for s, _ in apart] == [1, 2]
+    for (_, a), (_, b) in zip(shared, apart, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    assert card.heldout.accuracy_by_defect == other.heldout.accuracy_by_defect
+    assert card.heldout.pairs == other.heldout.pairs == 44
+    assert (card.reference_replies, other.reference_replies) == (66, 88)
 
 
 def test_judge_learns_its_criteria(tiny_model, tmp_path):
