@@ -23,6 +23,7 @@ from repo_ray.data.examples import Preference
 from repo_ray.data.reader import read_preferences
 from repo_ray.data.selection import chosen_rows
 from repo_ray.pipeline.data import encoder
+from repo_ray.pipeline.run_folder import RunFolder
 from repo_ray.records import PREFERENCES_SCHEMA, Rollout
 from repo_ray.training.collect import sampling_seed
 from repo_ray.training.system import Folders, System
@@ -33,13 +34,14 @@ OWN_SAMPLE = "own_sample"
 
 async def write_pairs(
     config: Config,
+    folder: RunFolder,
     model: Path,
     policy: bytes | None,
     preferences: Path,
-    out: Path,
     tell: Callable[[str], None],
-) -> str:
-    """Writes the pairs that the reward model trains on and is measured on; returns what was done.
+) -> tuple[Path, str]:
+    """Writes the pairs that the reward model trains on and is measured on; returns their file and
+    what was done, in words.
 
     They are the stage's rows (`max_rows`, `max_eval_rows`) and, after a share of them
     (`train_reward_model.own_samples`), the same prompt and chosen reply with a reply of `policy`
@@ -56,7 +58,7 @@ async def write_pairs(
     wanted = min(len(fitting), round(stage.own_samples * len(rows)))
     drawn = sorted(random.Random(f"{seed}/own_samples").sample(fitting, wanted))
 
-    system = System(config, Folders(model, None, None))
+    system = System(config, Folders(model, None, None), folder.root)
     if policy is not None:
         system.publisher.prepare(policy, 1)
     own: dict[int, str] = {}
@@ -84,8 +86,9 @@ async def write_pairs(
         pairs.append(row)
         if own.get(index, "") not in ("", row.chosen.strip()):
             pairs.append(replace(row, rejected=own[index], defect=OWN_SAMPLE))
+    out = folder.data / "preferences_own_samples.parquet"
     _write(pairs, out)
-    return f"{len(pairs) - len(rows)} against own samples ({wanted} drawn)"
+    return out, f"{len(pairs) - len(rows)} against own samples ({wanted} drawn)"
 
 
 def _write(pairs: list[Preference], out: Path) -> None:

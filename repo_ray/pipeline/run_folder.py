@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_ray.config import Config, ConfigError, dump_config, environment
-from repo_ray.training.checkpoints import CheckpointError
+from repo_ray.training.checkpoints import CheckpointError, file_sha256
 
 #: Ray unpacks an uploaded working directory below a folder of this name and deletes it later.
 _UPLOADED = "working_dir_files"

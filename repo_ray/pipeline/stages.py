@@ -74,9 +74,8 @@ async def run_stages(
                 tell("waiting for the warm start")
                 await asyncio.shield(tasks["warm_start"])
             began = time.monotonic()
-            rows = folder.data / "preferences_own_samples.parquet"
             policy = (policy_folder / BLOB).read_bytes() if policy_folder else None
-            made = await write_pairs(config, model, policy, data["preferences"], rows, tell)
+            rows, made = await write_pairs(config, folder, model, policy, rows, tell)
             settings = _on_all_rows(config)
         tell("starting")
         alone = all(other == stage or tasks[other].done() for other in pending)

@@ -15,6 +15,7 @@ from repo_ray.config.load import validate
 from repo_ray.data.reader import read_preferences
 from repo_ray.pipeline import own_samples
 from repo_ray.pipeline.own_samples import OWN_SAMPLE, write_pairs
+from repo_ray.pipeline.run_folder import RunFolder
 from repo_ray.records import PREFERENCES_SCHEMA, Rollout
 
 
@@ -76,7 +77,7 @@ def written(
     **stage: Any,
 ) -> tuple[Engines, str, Path]:
     engines = Engines(replies)
-    monkeypatch.setattr(own_samples, "System", lambda config, folders: engines)
+    monkeypatch.setattr(own_samples, "System", lambda *arguments: engines)
     config = validate(
         {
             "model": {"path": str(tiny_model), "max_prompt_tokens": 200},
@@ -84,10 +85,9 @@ def written(
         },
         "test",
     )
-    out = folder / "new" / "pairs.parquet"
-    text = asyncio.run(
-        write_pairs(config, tiny_model, b"adapter", preferences(folder), out, lambda _: None)
-    )
+    run = RunFolder(folder / "run")
+    pairs = preferences(folder)
+    out, text = asyncio.run(write_pairs(config, run, tiny_model, b"adapter", pairs, lambda _: None))
     return engines, text, out
 
 
@@ -134,14 +134,14 @@ def test_engines_are_stopped_where_sampling_fails(
         raise RuntimeError("no engine left")
 
     monkeypatch.setattr(engines, "call", dead)
-    monkeypatch.setattr(own_samples, "System", lambda config, folders: engines)
+    monkeypatch.setattr(own_samples, "System", lambda *arguments: engines)
     config = validate(
         {"model": {"path": str(tiny_model)}, "train_reward_model": {"own_samples": 1}}, "test"
     )
-    out = tmp_path / "pairs.parquet"
+    run = RunFolder(tmp_path)
     with pytest.raises(RuntimeError, match="no engine left"):
         asyncio.run(
-            write_pairs(config, tiny_model, None, preferences(tmp_path), out, lambda _: None)
+            write_pairs(config, run, tiny_model, None, preferences(tmp_path), lambda _: None)
         )
     assert not engines.running
-    assert not out.exists()
+    assert not run.data.exists()

@@ -71,10 +71,12 @@ def test_pairs_against_own_samples_wait_for_the_warm_start_and_follow_it(
     blob.write_bytes(b"adapter")
     policies: list[bytes] = []
 
-    async def write(config: Config, model: Path, policy: bytes, *rest: Any) -> str:
+    async def write(
+        config: Config, folder: RunFolder, model: Path, policy: bytes, rows: Path, tell: Any
+    ) -> tuple[Path, str]:
         assert trained[-1][0] == "warm_start"
         policies.append(policy)
-        return "1 against own samples"
+        return rows, "1 against own samples"
 
     monkeypatch.setattr(stages, "write_pairs", write)
     own = "train_reward_model.own_samples=0.5"
