@@ -21,7 +21,7 @@ _CREDENTIALS = re.compile(
 )
 
 
-def check_url(key: str, url: str) -> None:
+def check_url(key: str, url: str, example: str) -> None:
     """Refuses what is no URL and what holds credentials. Raises ValueError naming `key`, never
     repeating the URL.
     """
@@ -31,7 +31,7 @@ def check_url(key: str, url: str) -> None:
             "the environment or the instance"
         )
     if not _SCHEME.match(url):
-        raise ValueError(f"{key}: expected a URL such as s3://bucket/prefix")
+        raise ValueError(f"{key}: expected a URL such as {example}")
 
 
 #: One name of Kubernetes' label syntax, which Ray's node labels follow.

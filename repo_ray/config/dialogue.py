@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from repo_ray.config.base import NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.base import NonNegative, Positive, PositiveFloat, Settings, check_url
 
 
 class HotelierConfig(Settings):
@@ -39,6 +39,8 @@ class HotelierConfig(Settings):
             raise ValueError(
                 "hotelier.kind is endpoint: hotelier.base_url and hotelier.model must be set"
             )
+        if self.base_url:
+            check_url("hotelier.base_url", self.base_url, "http://hotelier:8000/v1")
         if self.kind == "rules" and (self.base_url or self.model):
             raise ValueError(
                 "hotelier.base_url and hotelier.model have no effect when hotelier.kind is rules"

@@ -7,7 +7,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from repo_ray.config.base import Fraction, NonNegative, Positive, PositiveFloat, Settings
+from repo_ray.config.base import (
+    Fraction,
+    NonNegative,
+    Positive,
+    PositiveFloat,
+    Settings,
+    check_url,
+)
 from repo_ray.config.pool import PoolConfig
 
 
@@ -95,6 +102,8 @@ class JudgeConfig(Settings):
     def _endpoint(self) -> JudgeConfig:
         if self.kind == "endpoint" and self.enabled and not (self.base_url and self.model):
             raise ValueError("judge.kind is endpoint: judge.base_url and judge.model must be set")
+        if self.base_url:
+            check_url("judge.base_url", self.base_url, "http://judge:8000/v1")
         if self.kind == "local" and (self.base_url or self.model):
             raise ValueError(
                 "judge.base_url and judge.model have no effect when judge.kind is local"

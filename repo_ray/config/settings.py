@@ -97,7 +97,7 @@ class RunConfig(Settings):
     def _storable(self) -> RunConfig:
         if self.storage is None:
             return self
-        check_url("storage", self.storage)
+        check_url("storage", self.storage, "s3://bucket/prefix")
         if self.keep_checkpoints < 2:
             raise ValueError(
                 "keep_checkpoints must be 2 or more with storage: one is uploaded while the next "
@@ -167,7 +167,7 @@ class DataConfig(Settings):
     def _no_credentials(self) -> DataConfig:
         for key, value in self:
             if isinstance(value, str):
-                check_url(key, value)
+                check_url(key, value, "s3://bucket/file.parquet")
         return self
 
 

@@ -150,7 +150,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         "key:hidden@bucket/x",
     ],
 )
-@pytest.mark.parametrize("key", ["run.storage", "data.prompts"])
+@pytest.mark.parametrize("key", ["run.storage", "data.prompts", "judge.base_url"])
 def test_a_url_with_credentials_is_refused_and_not_repeated(key: str, url: str) -> None:
     if key == "data.prompts" and "://" not in url:
         pytest.skip("a path")
