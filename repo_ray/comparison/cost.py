@@ -36,16 +36,22 @@ class Cost:
     reward_model_calls: int
 
 
+def reserved_gpus(config: Config, supervised: bool) -> float:
+    """GPUs that a training reserves: of a supervised one, those of a learner's rank."""
+    if supervised:
+        return config.learner.gpus
+    pools = [config.rollout.pool]
+    pools += [s.pool for s in (config.reward_model, config.judge, config.rules) if s.enabled]
+    gang = config.learner.gpus * config.learner.world_size
+    return gang + sum(pool.gpus * pool.replicas for pool in pools)
+
+
 @contextmanager
-def measured(folder: Path, config: Config) -> Iterator[None]:
-    """Adds what is used inside to the folder's attempts, however it ends.
+def measured(folder: Path, gpus: float) -> Iterator[None]:
+    """Adds what is used inside, `gpus` reserved, to the folder's attempts, however it ends.
 
     A training that is killed with SIGKILL loses the measure of that attempt.
     """
-    gpus = config.learner.gpus * config.learner.world_size + sum(
-        pool.gpus * pool.replicas
-        for pool in (config.rollout.pool, config.reward_model.pool, config.judge.pool)
-    )
     began, cpu = time.monotonic(), _busy()
     with MemoryWatch() as memory:
         try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from repo_ray.comparison.cost import Cost, measured, rl_cost, supervised_cost
+from repo_ray.comparison.cost import Cost, measured, reserved_gpus, rl_cost, supervised_cost
 from repo_ray.comparison.plan import Entry, entries, pointers, shared_config
 from repo_ray.comparison.settings import Comparison
 from repo_ray.config import Config
@@ -97,7 +97,8 @@ class Runner:
             self.display.heading(
                 f"{method.title}, seed {entry.seed}: {entry.budget} {method.budget_unit}"
             )
-            with folder.locked(), measured(folder.root, config):
+            gpus = reserved_gpus(config, supervised=method.trainer != "rl")
+            with folder.locked(), measured(folder.root, gpus):
                 if method.trainer == "rl":
                     await Pipeline(config, folder, self.display).main()
                 else:

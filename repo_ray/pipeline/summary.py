@@ -27,8 +27,7 @@ class MemoryWatch:
     def __init__(self, every_s: float = 1.0) -> None:
         self._every_s = every_s
         self._done = threading.Event()
-        self._before = self._used()
-        self._peak = self._before
+        self._least = self._peak = self._used()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
     def __enter__(self) -> MemoryWatch:
@@ -46,12 +45,17 @@ class MemoryWatch:
 
     @property
     def peak_gib(self) -> float:
-        """Most memory in use beyond what was in use at the start, GiB (driver's machine)."""
-        return (self._peak - self._before) / GIB
+        """Most memory in use beyond the least, GiB (driver's machine).
+
+        The least, not what was in use at the start: actors of an earlier phase may then be
+        ending still.
+        """
+        return (self._peak - self._least) / GIB
 
     def _watch(self) -> None:
         while not self._done.wait(self._every_s):
-            self._peak = max(self._peak, self._used())
+            used = self._used()
+            self._peak, self._least = max(self._peak, used), min(self._least, used)
 
     @staticmethod
     def _used() -> int:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from repo_ray.comparison.cost import Cost, measured, rl_cost, supervised_cost
+from repo_ray.comparison.cost import Cost, measured, reserved_gpus, rl_cost, supervised_cost
 from repo_ray.comparison.report import write_page
 from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
-from repo_ray.config import Config
+from repo_ray.config.load import validate
 
 
 def reply(dialogue: int, rating: int, kind: str = "online", **fields: Any) -> dict[str, Any]:
@@ -97,9 +97,9 @@ def test_the_page_is_self_contained_and_escapes(tmp_path: Path) -> None:
 
 def test_costs_add_up_over_attempts(tmp_path: Path) -> None:
     for _ in range(2):
-        with measured(tmp_path, Config()):
+        with measured(tmp_path, 2.0):
             sum(range(200_000))
-    with pytest.raises(KeyError), measured(tmp_path, Config()):
+    with pytest.raises(KeyError), measured(tmp_path, 2.0):
         raise KeyError  # an attempt that fails has its price too
     assert len((tmp_path / "attempts.jsonl").read_text().splitlines()) == 3
     steps = [
@@ -111,6 +111,22 @@ def test_costs_add_up_over_attempts(tmp_path: Path) -> None:
     assert (found.seen, found.tokens_sampled, found.tokens_learned) == (7, 50, 150)
     assert (found.judge_calls, found.reward_model_calls) == (7, 0)
     attempts = [json.loads(x) for x in (tmp_path / "attempts.jsonl").read_text().splitlines()]
+    assert found.gpu_s == pytest.approx(2 * found.wall_s)
     assert found.wall_s == pytest.approx(sum(a["wall_s"] for a in attempts))
     assert found.peak_memory_gib == max(a["peak_memory_gib"] for a in attempts)
     assert supervised_cost(tmp_path, {"rows_seen": 9, "tokens": 90}).tokens_learned == 90
+
+
+def test_a_supervised_training_reserves_one_learner_rank_and_an_rl_run_everything() -> None:
+    def pool(gpus: float, replicas: int) -> dict[str, Any]:
+        return {"pool": {"gpus": gpus, "replicas": replicas}}
+
+    tree = {
+        "learner": {"gpus": 1, "world_size": 2},
+        "rollout": pool(2, 3),
+        "reward_model": pool(0.5, 2),
+        "judge": {**pool(1, 4), "enabled": False},
+    }
+    config = validate(tree, "test")
+    assert reserved_gpus(config, supervised=True) == 1
+    assert reserved_gpus(config, supervised=False) == 2 + 6 + 1

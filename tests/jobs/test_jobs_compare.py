@@ -52,6 +52,7 @@ def root(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
         "overrides": {
             "run": {"batch_size": BATCH},
             "dpo": {"lr": 1e-3, "batch_size": 4, "max_eval_rows": 8},
+            "train_reward_model": {"own_samples": 0.5},
         },
         "changes": {"grpo": {"algorithm": {"group_size": GROUP}}},
     }
@@ -76,6 +77,20 @@ def root(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     assert "DPO, seed 0" not in output  # it was done
     assert "| GRPO |" in output
     return folder / "tiny"
+
+
+def test_the_reward_model_is_trained_against_the_warm_starts_own_samples(root: Path) -> None:
+    shared = root / "tiny-shared"
+    pairs = pq.read_table(shared / "data" / "preferences_own_samples.parquet").to_pylist()
+    own = [pair for pair in pairs if pair["defect"] == "own_sample"]
+    written = [pair for pair in pairs if pair["defect"] != "own_sample"]
+    assert 0 < len(own) <= round(0.5 * len(written))
+    given = {(p["prompt_id"], p["chosen"]): p["rejected"] for p in written}
+    assert all(given[p["prompt_id"], p["chosen"]] != p["rejected"] for p in own)
+    card = json.loads((shared / "models" / "reward_model" / "reward_model.json").read_text())
+    assert card["train_pairs"] == sum(pair["split"] == "train" for pair in pairs)
+    heldout = [pair for pair in own if pair["split"] == "heldout"]
+    assert card["heldout"]["pairs_by_defect"].get("own_sample", 0) == len(heldout)
 
 
 def columns(root: Path) -> dict[str, Any]:
