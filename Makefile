@@ -16,7 +16,7 @@ STAMP         := $(VENV)/.installed-$(DEVICE)
 # On GPUs the registry's own build of torch is the right one.
 TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
 
-.PHONY: help setup quickstart check test test-all lock reference clean
+.PHONY: help setup quickstart check test test-all faults lock reference clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -61,6 +61,11 @@ test: check  ## checks and tests, without the slow and the GPU ones
 
 test-all: check  ## all tests that this machine can run
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+faults: setup  ## 50 seeded kills and freezes in one run; report in runs/faults.md
+	@mkdir -p runs
+	REPO_RAY_FAULTS_REPORT=runs/faults.md OMP_WAIT_POLICY=PASSIVE \
+	  $(BIN)/pytest -s -k many_faults tests/faults $(PYTEST_ARGS)
 
 # The locks hold every version but torch's, which docker/requirements.in pins: it is the one
 # package whose build depends on the machine. The GPU lock has the stricter pins, so it is

@@ -72,7 +72,7 @@ class RayNode:
     def actors(self) -> set[str]:
         """Class names of the actors that live on this node now."""
         found = set()
-        for process in self._processes():
+        for process in self.processes():
             try:
                 title = _TITLE.match(" ".join(process.cmdline()))
             except psutil.Error:  # it has just ended
@@ -81,8 +81,19 @@ class RayNode:
                 found.add(title.group(1))
         return found - {"IDLE"}
 
+    def named(self, title: str) -> list[psutil.Process]:
+        """This node's processes whose title begins with `title`, such as `ray::RulesActor`."""
+        found = []
+        for process in self.processes():
+            try:
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
     def kill(self) -> None:
-        doomed = self._processes()
+        doomed = self.processes()
         for process in doomed:
             try:
                 process.kill()
@@ -98,7 +109,7 @@ class RayNode:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         try:
             root = psutil.Process(self._process.pid)
             return [root, *root.children(recursive=True)]
