@@ -85,7 +85,7 @@ def _prompt(context: str, message: str | None) -> Any:
             fail(f"--context {context}: neither JSON nor a readable file: {error.strerror}")
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"{origin}: not valid JSON: {error}")
     if not isinstance(row, dict):
         fail(f"{origin}: expected a JSON object, found {type(row).__name__}")
@@ -93,7 +93,7 @@ def _prompt(context: str, message: str | None) -> Any:
     try:
         facts = json.loads(facts) if isinstance(facts, str) else facts
         messages = [Message(turn["role"], turn["content"]) for turn in turns]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"{origin}: context: not valid JSON: {error}")
     except (KeyError, TypeError):
         fail(f"{origin}: messages: expected a list of objects with role and content")

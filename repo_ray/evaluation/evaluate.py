@@ -122,7 +122,7 @@ def _json_object(text: str | None, where: str) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{where}: a JSON object was expected, not {type(value).__name__}")

@@ -76,7 +76,7 @@ def load_checkpoint(
         card = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not valid JSON: {error}") from None
     found = card.get("format") if isinstance(card, dict) else None
     if found != format_name:

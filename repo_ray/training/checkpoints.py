@@ -59,7 +59,7 @@ def save_checkpoint(
             if path.is_file()
         }
         manifest = {"format": FORMAT, "step": step, "state": state, "files": files}
-        text = json.dumps(manifest, indent=1)
+        text = json.dumps({**manifest, "sha256": _fields_sha256(manifest)}, indent=1)
         (partial / MANIFEST).write_text(text, encoding="utf-8")
         for name in [*files, MANIFEST]:
             _sync(partial / name)
@@ -79,14 +79,17 @@ def parse_manifest(text: bytes, origin: Path | str) -> Manifest:
     """Reads a manifest; `origin` names it in errors. Raises `CheckpointError`."""
     try:
         manifest = json.loads(text)
-        found, step, state, files = (manifest[k] for k in ("format", "step", "state", "files"))
+        found, noted = manifest.pop("format"), manifest.pop("sha256")
+        step, state, files = (manifest[k] for k in ("step", "state", "files"))
         names = [PurePosixPath(name) for name in dict(files)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{origin}: not a readable checkpoint manifest: {error!r}") from None
     if found != FORMAT:
         raise CheckpointError(f"{origin}: format is {found!r}, this version reads {FORMAT!r}")
     if outside := [str(name) for name in names if name.is_absolute() or ".." in name.parts]:
         raise CheckpointError(f"{origin}: {outside[0]} is not a file of the checkpoint")
+    if _fields_sha256({"format": found, **manifest}) != noted:
+        raise CheckpointError(f"{origin}: its fields are not those that were written (SHA-256)")
     return Manifest(step, state, files)
 
 
@@ -121,6 +124,11 @@ def file_sha256(path: Path) -> str:
     """Hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fields_sha256(manifest: Mapping[str, Any]) -> str:
+    """Hex digest of a manifest without its own digest, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -101,7 +101,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
 
 
-@pytest.mark.parametrize("damage", ["change", "remove", "format", "truncate"])
+@pytest.mark.parametrize("damage", ["change", "remove", "format", "truncate", "tamper"])
 def test_a_damaged_checkpoint_is_refused_with_the_file(tmp_path: Path, damage: str) -> None:
     folder = save_checkpoint(tmp_path, 1, {}, write("weights"), keep=1).folder
     manifest, weights = folder / "manifest.json", folder / "learner" / "weights"
@@ -111,6 +111,8 @@ def test_a_damaged_checkpoint_is_refused_with_the_file(tmp_path: Path, damage: s
         weights.unlink()
     elif damage == "format":
         manifest.write_text(manifest.read_text().replace("checkpoint/1", "checkpoint/9"))
+    elif damage == "tamper":
+        manifest.write_text(manifest.read_text().replace('"step": 1', '"step": 2'))
     else:
         manifest.write_text(manifest.read_text()[:40])
     expected = {
@@ -118,6 +120,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_file(tmp_path: Path, damage: s
         "remove": "weights: listed",
         "format": "format is 'repo_ray.checkpoint/9'",
         "truncate": "not a readable",
+        "tamper": "not those that were written",
     }[damage]
     with pytest.raises(CheckpointError, match=expected):
         load_checkpoint(folder)
