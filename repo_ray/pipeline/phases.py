@@ -8,10 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-
-from repo_ray.actors.control import start_control
+from repo_ray.actors.control import Mailbox
 from repo_ray.config import Config
 from repo_ray.data.reader import read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import gold_curve
@@ -65,14 +62,14 @@ class Pipeline:
         self._task = asyncio.current_task()
         self._controller: Controller | None = None
         self._canary: dict[str, Any] = {}
-        control = start_control(self.config.run.name)
+        mailbox = Mailbox(self.config.run.name)
         try:
             with stop_requests(self._request_stop), MemoryWatch() as memory:
-                return await self._phases(control, memory)
+                return await self._phases(mailbox, memory)
         except asyncio.CancelledError:
             raise Stopped from None
         finally:
-            ray.kill(control)
+            mailbox.close()
 
     def _request_stop(self) -> None:
         self.display.line("stop requested: finishing what cannot be interrupted")
@@ -81,7 +78,7 @@ class Pipeline:
         elif self._task is not None:
             self._task.cancel()
 
-    async def _phases(self, control: ActorHandle, memory: MemoryWatch) -> Path:
+    async def _phases(self, mailbox: Mailbox, memory: MemoryWatch) -> Path:
         config = self.config
         data = await prepare_data(config, self.folder, self.display)
         with self.display.phase("model", f"preparing {config.model.path}"):
@@ -102,7 +99,7 @@ class Pipeline:
 
         system = System(config, folders, self.folder.root)
         try:
-            outcome = await self._train(system, start, schedule, encode, control, data["prompts"])
+            outcome = await self._train(system, start, schedule, encode, mailbox, data["prompts"])
             rows: dict[str, list[dict[str, Any]]] = {}
             if config.evaluation.enabled:
                 rows = await self._evaluate(system, start, encode, data, outcome.step)
@@ -206,7 +203,7 @@ class Pipeline:
         policy: bytes | None,
         schedule: Schedule,
         encode: Encode,
-        control: ActorHandle,
+        mailbox: Mailbox,
         prompts: Path,
     ) -> Outcome:
         config, display = self.config, self.display
@@ -237,7 +234,7 @@ class Pipeline:
                 system,
                 schedule,
                 encode,
-                control,
+                mailbox,
                 display.update,
                 checkpoint,
                 after_step,

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.actor import ActorHandle
-
+from repo_ray.actors.control import Mailbox
 from repo_ray.actors.members import PoolError
 from repo_ray.config import Config
 from repo_ray.logs import at_step
@@ -69,7 +68,7 @@ class Controller:
         system: System,
         schedule: Schedule,
         encode: Callable[[Prompt], list[int]],
-        control: ActorHandle,
+        mailbox: Mailbox,
         report: Callable[[int, int, str], None],
         resume: Checkpoint | None,
         after_step: Callable[[int], Awaitable[Mapping[str, Any]]] | None = None,
@@ -81,7 +80,7 @@ class Controller:
         self._folder = folder
         self._system = system
         self._schedule = schedule
-        self._control = control
+        self._mailbox = mailbox
         self._report = report
         self._stop = asyncio.Event()
         self._refused: BudgetError | None = None
@@ -295,7 +294,7 @@ class Controller:
     async def _serve_control(self) -> None:
         """Carries out scaling requests and reports the status, until cancelled."""
         while True:
-            request = await self._control.next_request.remote(1.0)
+            request = await self._mailbox.next_request(1.0)
             if request is not None:
                 kind, replicas = request
                 if kind in self._system.pools:
@@ -304,7 +303,7 @@ class Controller:
                     log.warning("no pool named %r to scale", kind)
             status = self.status()
             self._telemetry.report(status)
-            await self._control.report.remote(status)
+            await self._mailbox.report(status)
 
 
 def _unwrap(work: asyncio.Task[Collected]) -> Collected:

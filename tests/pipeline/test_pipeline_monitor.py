@@ -101,15 +101,13 @@ class System:
         return [call for call in self.rollout.calls if call[0].startswith("heldout-")]
 
 
-def control() -> Any:
+def mailbox() -> Any:
     async def next_request(timeout_s: float) -> None:
         await asyncio.sleep(timeout_s)
 
     async def report(status: Any) -> None: ...
 
-    return SimpleNamespace(
-        next_request=SimpleNamespace(remote=next_request), report=SimpleNamespace(remote=report)
-    )
+    return SimpleNamespace(next_request=next_request, report=report)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +165,7 @@ def train(config: Config, root: Path, prompts: Path, reply: Reply, stop_after: i
         system,  # type: ignore[arg-type]
         schedule,
         lambda prompt: [1],
-        control(),
+        mailbox(),
         lambda *_: None,
         checkpoint,
         after_step,

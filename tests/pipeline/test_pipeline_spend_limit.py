@@ -70,15 +70,13 @@ class System:
         return []
 
 
-def control() -> Any:
+def mailbox() -> Any:
     async def next_request(timeout_s: float) -> None:
         await asyncio.sleep(timeout_s)
 
     async def report(status: Any) -> None: ...
 
-    return SimpleNamespace(
-        next_request=SimpleNamespace(remote=next_request), report=SimpleNamespace(remote=report)
-    )
+    return SimpleNamespace(next_request=next_request, report=report)
 
 
 def train(folder: Path, system: System, staleness: int = 0) -> Outcome:
@@ -99,7 +97,7 @@ def train(folder: Path, system: System, staleness: int = 0) -> Outcome:
         system,  # type: ignore[arg-type]
         Schedule.of(PROMPTS, config.run, 1),
         lambda prompt: [1],
-        control(),
+        mailbox(),
         lambda done, total, text: None,
         checkpoint,
     )

@@ -81,7 +81,7 @@ def run(folder: Path, steps: int) -> list[dict[str, Any]]:
     async def never(*_: Any) -> None:
         await asyncio.sleep(60)
 
-    mailbox = SimpleNamespace(next_request=SimpleNamespace(remote=never))
+    mailbox = SimpleNamespace(next_request=never)
     controller = Controller(
         config,
         folder,
