@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -35,9 +36,17 @@ class LearnerError(RuntimeError):
     """A learner rank died, hung or failed; the run goes on from its last checkpoint."""
 
 
-@ray.remote
+#: A rank is asked for a sign of life this often in the time that it has to give one.
+SIGNS = 5
+
+
+@ray.remote(concurrency_groups={"signs": 1})  # type: ignore[call-overload]
 class LearnerActor:
-    """One rank. Blocking calls are fine: each rank does one thing at a time."""
+    """One rank. Blocking calls are fine: each rank does one thing at a time, in one thread."""
+
+    @ray.method(concurrency_group="signs")
+    def ping(self) -> None:
+        """Returns whatever else the rank does meanwhile, unless its process is frozen."""
 
     def address(self) -> tuple[str, int]:
         """An address of this node and a free port, for rank 0 to listen on."""
@@ -195,12 +204,38 @@ class LearnerGroup:
         return results[0]
 
     async def _one(self, rank: int, method: str, *args: Any) -> Any:
-        limit = self._config.learner.timeout_s
+        limit, silence = self._config.learner.timeout_s, self._config.run.silence_s
+        what = f"learner-{rank}.{method}"
+        work = asyncio.ensure_future(getattr(self._ranks[rank], method).remote(*args))
+        silent = asyncio.ensure_future(self._silent(rank, silence))
         try:
-            return await asyncio.wait_for(getattr(self._ranks[rank], method).remote(*args), limit)
+            await asyncio.wait({work, silent}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and silent.done():
+                raise LearnerError(
+                    f"{what}: no sign of life for {silence:g} s: the process is frozen, or its "
+                    "node does not answer"
+                )
+            if not work.done():
+                raise LearnerError(f"{what} took longer than {limit:g} s")
+            return work.result()
         except RayTaskError as error:
             raise LearnerError(f"learner-{rank}.{method}: {error.as_instanceof_cause()}") from error
         except RayActorError as error:
             raise LearnerError(f"learner-{rank} died during {method}: {error}") from error
-        except TimeoutError:
-            raise LearnerError(f"learner-{rank}.{method} took longer than {limit:g} s") from None
+        finally:
+            work.cancel()
+            silent.cancel()
+
+    async def _silent(self, rank: int, seconds: float) -> None:
+        """Returns when the rank has not answered for so long. What ends it is not for here."""
+        heard = time.monotonic()
+        while time.monotonic() - heard < seconds:
+            ping = self._ranks[rank].ping.remote()
+            try:
+                await asyncio.wait_for(ping, seconds / SIGNS)
+            except TimeoutError:
+                continue
+            except RayError:
+                pass  # its call says so too
+            heard = time.monotonic()
+            await asyncio.sleep(seconds / SIGNS)

@@ -88,6 +88,10 @@ class RunConfig(Settings):
         600.0,
         description="How long the run waits for nodes on which all of its actors find a place; an autoscaler takes minutes to start a GPU node. An embedded cluster does not grow: there, what cannot fit is refused at once.",
     )
+    silence_s: PositiveFloat = Field(
+        300.0,
+        description="After so long without a sign of life a learner rank, or this program itself, counts as frozen and is ended, so that --resume can go on. Far more than a busy machine needs to answer. Engines, scorers and judges are asked every 10 s and replaced.",
+    )
     max_skipped_updates: Positive = Field(
         3,
         description="Run stops after this many updates skipped in a row (non-finite loss, empty batch): one can be chance, three are not.",

@@ -62,13 +62,15 @@ class Pipeline:
         self._task = asyncio.current_task()
         self._controller: Controller | None = None
         self._canary: dict[str, Any] = {}
-        mailbox = Mailbox(self.config.run.name)
+        mailbox = Mailbox(self.config.run.name, self.config.run.silence_s)
+        beating = asyncio.ensure_future(mailbox.keep_beating())
         try:
             with stop_requests(self._request_stop), MemoryWatch() as memory:
                 return await self._phases(mailbox, memory)
         except asyncio.CancelledError:
             raise Stopped from None
         finally:
+            beating.cancel()
             mailbox.close()
 
     def _request_stop(self) -> None:

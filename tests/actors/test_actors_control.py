@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import psutil
@@ -38,7 +40,7 @@ def actor_process() -> int:
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_actor_is_replaced_and_found_under_its_name(fault: signal.Signals) -> None:
     async def run() -> None:
-        mailbox = Mailbox(RUN, answer_s=2.0)
+        mailbox = Mailbox(RUN, 300.0, answer_s=2.0)
         try:
             find_control(RUN).request_scale.remote("judge", 3)
             assert await mailbox.next_request(5.0) == ("judge", 3)
@@ -72,10 +74,37 @@ def test_a_lost_actor_is_replaced_and_found_under_its_name(fault: signal.Signals
 
 
 def test_a_run_that_is_active_is_not_started_again() -> None:
-    mailbox = Mailbox("twice")
+    mailbox = Mailbox("twice", 300.0)
     try:
         with pytest.raises(ValueError, match=CONTROL):
-            Mailbox("twice")
+            Mailbox("twice", 300.0)
     finally:
         mailbox.close()
     assert namespace("twice") == "repo_ray.twice"
+
+
+DRIVER = """
+import asyncio, ray, sys
+from repo_ray.actors.control import Mailbox
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+async def main():
+    mailbox = Mailbox("frozen", 2.0)
+    beating = asyncio.ensure_future(mailbox.keep_beating())
+    await asyncio.sleep(6)
+    print("beats", flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_frozen_driver_is_killed_and_one_that_lives_is_not() -> None:
+    process = subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "beats\n"  # three times the silence that is allowed
+        process.send_signal(signal.SIGSTOP)
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    finally:
+        process.kill()

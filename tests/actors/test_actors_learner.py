@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -57,3 +60,38 @@ def test_two_ranks_save_to_the_driver_and_continue_from_it(
     }
     for name in set(saved) - {"rng-1.safetensors"}:
         assert (first / name).read_bytes() == saved[name]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(signal.SIGKILL, "learner-0 died"), (signal.SIGSTOP, "no sign of life for 3 s")],
+)
+def test_a_rank_that_is_lost_or_frozen_is_named(
+    cluster: None, tiny_model: Path, fault: signal.Signals, said: str
+) -> None:
+    tree = CONFIG.model_dump(mode="json")
+    tree["run"]["silence_s"], tree["learner"]["world_size"] = 3, 1
+
+    async def run() -> None:
+        group = LearnerGroup(validate(tree, "test"))
+        before = learner_processes()
+        try:
+            await group.build(tiny_model, None)
+            (pid,) = learner_processes() - before
+            os.kill(pid, fault)
+            with pytest.raises(LearnerError, match=said):
+                await group.adapter_blob("policy")
+        finally:
+            group.stop()
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+    asyncio.run(run())
+
+
+def learner_processes() -> set[int]:
+    return {
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if "ray::LearnerActor" in " ".join(process.info["cmdline"] or [])
+    }

@@ -69,6 +69,7 @@ SETTINGS: dict[str, Any] = {
         "batch_size": BATCH,
         "checkpoint_every": 1,
         "placement_timeout_s": 60,
+        "silence_s": 30,
     },
     "learner": {**on("driver"), "timeout_s": 60},
     "rollout": {"pool": {**on("rollout"), "timeout_s": 60, "max_restarts": 1000}},
