@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
-from repo_ray.comparison.table import COSTS, HEADLINE, cost_cells, show
+from repo_ray.comparison.table import COSTS, HEADLINE, agreement_cell, cost_cells, show
 from repo_ray.evaluation import charts
+from repo_ray.evaluation.hacking import SOURCES
 from repo_ray.evaluation.measures import MEASURES
 from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
 
@@ -47,6 +48,8 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         headline=[s for name in HEADLINE for s in specs if s.name == name],
         others=[s for s in specs if s.name not in HEADLINE],
         negotiations=talks,
+        sources=SOURCES,
+        agreement_cell=agreement_cell,
         costs=COSTS,
         cost_cells=cost_cells,
         show=show,
