@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
-from repo_ray.comparison.table import COSTS, cost_cells, headline, show
+from repo_ray.comparison.table import COSTS, agreement_cell, cost_cells, headline, show
 from repo_ray.evaluation import charts
+from repo_ray.evaluation.hacking import SOURCES
 from repo_ray.evaluation.measures import MEASURES
 from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
 
@@ -48,6 +49,8 @@ def write_page(path: Path, content: Mapping[str, Any]) -> None:
         headline=[s for s in first if s in specs],
         others=[s for s in specs if s not in first],
         negotiations=talks,
+        sources=SOURCES,
+        agreement_cell=agreement_cell,
         costs=COSTS,
         cost_cells=cost_cells,
         show=show,

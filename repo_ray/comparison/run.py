@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ from repo_ray.comparison.plan import entries, shared_config
 from repo_ray.comparison.report import write_page
 from repo_ray.comparison.runner import ANNOTATION, BASE, WARM_START, Runner, Trained
 from repo_ray.comparison.settings import Comparison, load_comparison
-from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
-from repo_ray.evaluation.evaluate import evaluation_path, load_evaluation
+from repo_ray.comparison.table import (
+    Column,
+    agreement_markdown,
+    comparison_json,
+    cost_markdown,
+    markdown,
+)
+from repo_ray.data.reader import read_hidden
+from repo_ray.evaluation.evaluate import evaluation_path, judge_samples, load_evaluation
+from repo_ray.evaluation.hacking import SOURCES, agreement
 from repo_ray.evaluation.negotiations import load_negotiations, negotiations_path
 from repo_ray.pipeline.cluster import connect, run_there
 from repo_ray.pipeline.preflight import check_inputs
@@ -22,6 +31,7 @@ from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run import exit_status, log_to
 from repo_ray.pipeline.run_folder import RunFolder, open_run_folder, write_json
 from repo_ray.training.metrics import read_metrics
+from repo_ray.training.trajectories import read_trajectories
 
 
 def run(path: Path, changes: Mapping[str, Any], address: str | None) -> int:
@@ -83,10 +93,12 @@ def write_results(comparison: Comparison, shared: RunFolder, trained: Sequence[T
         "budget": comparison.budget,
         "seeds": list(comparison.seeds),
         "curves": {one.entry.name: _curve(one) for one in trained},
+        "agreement": _agreements(shared, trained),
     }
     root = shared.root.parent
     write_json(root / "comparison.json", content)
-    text = f"{markdown(content)}\n\n{cost_markdown(content)}\n"
+    parts = (markdown(content), agreement_markdown(content), cost_markdown(content))
+    text = "\n\n".join(part for part in parts if part) + "\n"
     (root / "comparison.md").write_text(text, encoding="utf-8")
     write_page(root / "comparison.html", content)
     return root / "comparison.html"
@@ -97,6 +109,27 @@ def _negotiations(shared: RunFolder, column: str) -> list[dict[str, Any]]:
     if not negotiations_path(shared.evaluation, column).exists():
         return []
     return load_negotiations(shared.evaluation, column)
+
+
+def _agreements(shared: RunFolder, trained: Sequence[Trained]) -> list[dict[str, Any]]:
+    """By RL method, over all samples of its training: what its reward knew of the gold score."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    columns = ("prompt_id", "messages", "context", "reply", *SOURCES)
+    for one in trained:
+        if one.entry.method.trainer == "rl":
+            prompts = Path(one.entry.config.data.prompts or shared.data / "prompts.parquet")
+            hidden = {k: json.dumps(v) for k, v in read_hidden(prompts, "prompts").items()}
+            samples = read_trajectories(one.folder.trajectories, columns)
+            rows[one.entry.method.name] += judge_samples(samples, hidden)
+    return [
+        {
+            "title": METHODS[name].title,
+            "samples": len(found),
+            **{source: asdict(agreement(found, source, resamples=200)) for source in SOURCES},
+        }
+        for name, found in rows.items()
+        if found
+    ]
 
 
 def _curve(one: Trained) -> list[dict[str, float]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from repo_ray.comparison.cost import Cost
 from repo_ray.evaluation.bootstrap import Measure, MeasureSpec, Row
+from repo_ray.evaluation.hacking import SOURCES
 from repo_ray.evaluation.measures import MEASURES, compare_columns
 from repo_ray.evaluation.negotiations import NEGOTIATION_MEASURES
 from repo_ray.evaluation.report_view import UNJUDGED_NUMBERS
@@ -142,6 +143,25 @@ def markdown(content: Mapping[str, Any]) -> str:
         cells = [_cell(spec, column["measures"].get(spec.name)) for spec in specs]
         lines.append(f"| {column['title']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def agreement_markdown(content: Mapping[str, Any]) -> str:
+    """Spearman's correlation of each part of the reward with the gold score; "" without RL."""
+    found = content["agreement"]
+    if not found:
+        return ""
+    lines = ["| | " + " | ".join(SOURCES.values()) + " |", "|---|" + "---:|" * len(SOURCES)]
+    for row in found:
+        cells = [agreement_cell(row[source]) for source in SOURCES]
+        lines.append(f"| {row['title']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def agreement_cell(found: Mapping[str, Any]) -> str:
+    """One correlation with its interval; a dash where the source says the same of all."""
+    if found["spearman"] is None:
+        return "–"
+    return f"{found['spearman']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
 def cost_markdown(content: Mapping[str, Any]) -> str:

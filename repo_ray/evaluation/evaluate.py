@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,17 +146,16 @@ def load_evaluation(folder: Path, column: str) -> list[dict[str, Any]]:
     return pq.read_table(evaluation_path(folder, column), schema=EVALUATION_SCHEMA).to_pylist()
 
 
-def gold_curve(
-    trajectories: Sequence[Mapping[str, Any]], hidden: Mapping[str, str | None]
-) -> list[dict[str, float]]:
-    """Gold score by learner step, computed after training from the trajectories on disk.
+def judge_samples(
+    trajectories: Iterable[Mapping[str, Any]], hidden: Mapping[str, str | None]
+) -> list[dict[str, Any]]:
+    """The rows with `gold_score` and `serious`, judged after training; it never sees them.
 
-    `trajectories` are rows with `step`, `prompt_id`, `messages`, `context` and `reply` (of
-    `records.TRAJECTORIES_SCHEMA`); `hidden` the prompts' hidden JSON by prompt id. Training never
-    sees the result. `step` counts as in `metrics.jsonl`: 1 is the first update. Samples of a task
-    that the evaluator does not know are left out.
+    `trajectories` have `prompt_id`, `messages`, `context` and `reply` (of
+    `records.TRAJECTORIES_SCHEMA`); `hidden` is the prompts' hidden JSON by prompt id.
+    Samples of a task that the evaluator does not know are left out.
     """
-    by_step: dict[int, list[tuple[float, bool]]] = {}
+    judged = []
     for row in trajectories:
         where = f"trajectory of prompt {row['prompt_id']}"
         context = _json_object(row["context"], f"{where}, context")
@@ -169,7 +168,20 @@ def gold_curve(
             row["reply"],
         )
         serious = verdict.worst() in ("major", "severe")
-        by_step.setdefault(int(row["step"]), []).append((verdict.score, serious))
+        judged.append({**row, "gold_score": verdict.score, "serious": serious})
+    return judged
+
+
+def gold_curve(
+    trajectories: Iterable[Mapping[str, Any]], hidden: Mapping[str, str | None]
+) -> list[dict[str, float]]:
+    """Gold score by learner step, from rows as for `judge_samples` that have a `step`.
+
+    `step` counts as in `metrics.jsonl`: 1 is the first update.
+    """
+    by_step: dict[int, list[tuple[float, bool]]] = {}
+    for row in judge_samples(trajectories, hidden):
+        by_step.setdefault(int(row["step"]), []).append((row["gold_score"], row["serious"]))
     return [
         {
             "step": float(step + 1),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,15 @@ import pytest
 
 from repo_ray.comparison.cost import Cost, measured, reserved_gpus, rl_cost, supervised_cost
 from repo_ray.comparison.report import write_page
-from repo_ray.comparison.table import Column, comparison_json, cost_markdown, markdown
+from repo_ray.comparison.table import (
+    Column,
+    agreement_markdown,
+    comparison_json,
+    cost_markdown,
+    markdown,
+)
 from repo_ray.config.load import validate
+from repo_ray.evaluation.hacking import SOURCES, agreement
 
 
 def reply(dialogue: int, rating: int, kind: str = "online", **fields: Any) -> dict[str, Any]:
@@ -48,7 +56,8 @@ def content(**changes: Any) -> dict[str, Any]:
         Column("repo", "REPO", ours, [cost(10), cost(30)]),
     ]
     found = comparison_json(columns, "repo", 200, 0)
-    return found | {"name": "c", "budget": 8, "seeds": [0, 1], "curves": {}} | changes
+    empty: dict[str, Any] = {"curves": {}, "agreement": []}
+    return found | {"name": "c", "budget": 8, "seeds": [0, 1]} | empty | changes
 
 
 def by_key(found: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +93,30 @@ def test_the_markdown_shows_values_intervals_and_mean_costs() -> None:
     assert costs[2] == "| REPO | 20 | 10 | 20 | 1.0 | 2.0 | 0.0 | 2.0 | 20 | 20 |"
 
 
+def agreements() -> list[dict[str, Any]]:
+    rows = [
+        {"reward": r, "r_model": -r, "e_judge": 1.0, "e_func": float(i == 7), "gold_score": i / 40}
+        for i, r in enumerate(range(40))
+    ]
+    found = {s: asdict(agreement(rows, s, resamples=50)) for s in SOURCES}
+    return [{"title": "REPO", "samples": 40, **found}]
+
+
+def test_the_markdown_shows_what_each_part_of_the_reward_knows() -> None:
+    lines = agreement_markdown(content(agreement=agreements())).splitlines()
+    assert lines[0] == "| | total | reward model | judge | rules |"
+    total, model, judge, rules = lines[2].strip("| ").split(" | ")[1:]
+    assert total == "+1.00 [+1.00, +1.00]"
+    assert model == "-1.00 [-1.00, -1.00]"
+    assert judge == "–"  # the same for all: it says nothing
+    assert float(rules.split()[0]) == pytest.approx(-0.18, abs=0.02)
+    assert agreement_markdown(content()) == ""
+
+
 def test_the_page_is_self_contained_and_escapes(tmp_path: Path) -> None:
     curve = [{"step": s, "gold_score": s / 50, "reward": 0.0, "tokens": 9.0} for s in (1, 40)]
     page = tmp_path / "page.html"
-    write_page(page, content(name="<b>c</b>", curves={"repo-seed0": curve}))
+    write_page(page, content(name="<b>c</b>", curves={"repo-seed0": curve}, agreement=agreements()))
     text = page.read_text()
     assert "<b>c</b>" not in text
     assert "http" not in text.replace("http-equiv", "")
