@@ -16,7 +16,7 @@ STAMP         := $(VENV)/.installed-$(DEVICE)
 # On GPUs the registry's own build of torch is the right one.
 TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
 
-.PHONY: help setup quickstart check test test-all faults lock reference clean
+.PHONY: help setup quickstart check test test-all faults fuzz lock reference clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,11 @@ faults: setup  ## 50 seeded kills and freezes in one run; report in runs/faults.
 	@mkdir -p runs
 	REPO_RAY_FAULTS_REPORT=runs/faults.md OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/pytest -s -k many_faults tests/faults $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 300
+fuzz: setup  ## coverage-guided fuzzing of every loader (installs atheris)
+	$(BIN)/python -m pip install --quiet 'atheris>=3'
+	cd tests/fuzz && ../../$(BIN)/python coverage_guided.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 
 # The locks hold every version but torch's, which docker/requirements.in pins: it is the one
 # package whose build depends on the machine. The GPU lock has the stricter pins, so it is

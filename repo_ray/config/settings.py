@@ -74,7 +74,8 @@ class RunConfig(Settings):
         10, description="Steps between checkpoints: what a crash costs at most."
     )
     keep_checkpoints: Positive = Field(
-        2, description="Newest checkpoints kept on disk: the last, and one before it."
+        2,
+        description="Newest checkpoints kept on disk: the last, and one before it. The one with the highest mean reward stays as well, for `repo-ray export --step`.",
     )
     max_attempts: Positive = Field(
         3,

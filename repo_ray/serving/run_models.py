@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from repo_ray.config import Config, load_config
 from repo_ray.pipeline.run_folder import BLOB, RunFolder
+from repo_ray.training.checkpoints import CheckpointError, best_checkpoint, load_checkpoint
 
 #: The bare base, the adapter after supervised fine-tuning, the adapter after REPO.
 Stage = Literal["base", "warm", "repo"]
@@ -29,6 +30,23 @@ class RunModels:
     @property
     def stages(self) -> tuple[str, ...]:
         return ("base", *self.adapters)
+
+
+def at_step(models: RunModels, step: int) -> RunModels:
+    """The same run with the policy of its checkpoint after `step` updates as `repo`.
+
+    Raises `RunFolderError` where there is none, or it is damaged.
+    """
+    root = models.folder.checkpoints
+    try:
+        folder = load_checkpoint(root / f"step-{step:06d}").folder
+    except CheckpointError as error:
+        kept = ", ".join(str(int(p.name[5:])) for p in sorted(root.glob("step-*"))) or "none"
+        best = best_checkpoint(root)
+        text = f" (highest reward: {int(best.name[5:])})" if best else ""
+        raise RunFolderError(f"{error}; checkpoints kept: {kept}{text}") from None
+    blob = (folder / "policy.safetensors").read_bytes()
+    return replace(models, adapters={**models.adapters, "repo": blob})
 
 
 def open_run(root: Path) -> RunModels:

@@ -13,6 +13,8 @@ from typing import Any
 
 FORMAT = "repo_ray.checkpoint/1"
 MANIFEST = "manifest.json"
+#: Key of a checkpoint's state: the mean reward of the steps since the one before it.
+REWARD = "reward"
 _PREFIX = "step-"
 
 
@@ -43,8 +45,9 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Writes `root/step-000012` through a hidden neighbour that is renamed at the end.
 
-    `write(folder)` puts the learner's files there. The `keep` newest checkpoints stay. If
-    anything fails, the older ones are untouched and the error is raised.
+    `write(folder)` puts the learner's files there. The `keep` newest checkpoints stay, and the one
+    with the highest `state[REWARD]`. If anything fails, the older ones are untouched and the error
+    is raised.
     """
     root.mkdir(parents=True, exist_ok=True)
     final = root / f"{_PREFIX}{step:06d}"
@@ -70,8 +73,10 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    best = best_checkpoint(root)
     for old in _folders(root)[:-keep]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
     return Checkpoint(final, step, state)
 
 
@@ -114,6 +119,23 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
     """The newest checkpoint under `root`, verified; None if there is none."""
     folders = _folders(root)
     return load_checkpoint(folders[-1]) if folders else None
+
+
+def best_checkpoint(root: Path) -> Path | None:
+    """The folder with the highest reward, the newest of equals; None where none has one.
+
+    The hashes of its files are not checked.
+    """
+    found: list[tuple[float, Path]] = []
+    for folder in _folders(root):
+        try:
+            manifest = parse_manifest((folder / MANIFEST).read_bytes(), folder / MANIFEST)
+        except (OSError, CheckpointError):
+            continue  # damaged: it is no candidate, and not for here to delete
+        reward = manifest.state.get(REWARD)
+        if isinstance(reward, int | float):
+            found.append((reward, folder))
+    return max(found)[1] if found else None
 
 
 def _folders(root: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
 from repo_ray.training.accounting import Ledger
-from repo_ray.training.checkpoints import Checkpoint, save_checkpoint
+from repo_ray.training.checkpoints import REWARD, Checkpoint, save_checkpoint
 from repo_ray.training.clock import PhaseClock
 from repo_ray.training.collect import SOURCES, Collected, Collector
 from repo_ray.training.metrics import MetricsLog
@@ -98,6 +98,7 @@ class Controller:
         at_step(self._step)
         self._stepped = time.monotonic()
         self._push_s: list[float] = []
+        self._rewards: list[float] = []
 
     def request_stop(self) -> None:
         """Ends training after what cannot be interrupted, with a checkpoint (SIGTERM)."""
@@ -206,6 +207,7 @@ class Controller:
                 self._telemetry.score(score)
         self._samples_done = 0
         reward = sum(e.reward.total for e in batch) / max(1, len(batch))
+        self._rewards.append(reward)
         self._report(step + 1, self._schedule.steps, f"reward {reward:+.2f}")
 
     async def _watched(self, updates: int) -> Mapping[str, Any]:
@@ -225,7 +227,12 @@ class Controller:
 
     async def _checkpoint(self, step: int) -> None:
         self._clock.enter("checkpoint")
-        state = {"ledger": self._ledger.state(), "skipped_in_a_row": self._skipped_in_a_row}
+        rewards, self._rewards = self._rewards, []
+        state = {
+            "ledger": self._ledger.state(),
+            "skipped_in_a_row": self._skipped_in_a_row,
+            REWARD: sum(rewards) / len(rewards) if rewards else None,
+        }
         loop = asyncio.get_running_loop()
 
         def write(folder: Path) -> None:

@@ -19,8 +19,9 @@ from repo_ray.models.adapters import (
 from repo_ray.models.loading import load_base, load_tokenizer, resolve_model
 from repo_ray.records import Message
 from repo_ray.serving.export import export_run
-from repo_ray.serving.run_models import RunFolderError, open_run
+from repo_ray.serving.run_models import RunFolderError, at_step, open_run
 from repo_ray.serving.speaker import Speaker
+from repo_ray.training.checkpoints import REWARD, save_checkpoint
 
 IDS = torch.tensor([[5, 17, 42, 7, 99, 3]])
 
@@ -99,6 +100,23 @@ def test_transformers_loads_the_merged_model(run, base, tmp_path):
     assert model.config.use_cache
     card = (tmp_path / "out/README.md").read_text()
     assert card.startswith("---\nbase_model:")
+
+
+def test_a_kept_checkpoint_is_exported_by_its_step(run, base, tmp_path):
+    root, _ = run
+    blob, logits = blob_of(base, 3)
+
+    def write(folder):
+        (folder / "policy.safetensors").write_bytes(blob)
+
+    for step, reward in ((10, 0.9), (20, 0.5)):
+        save_checkpoint(root / "checkpoints", step, {REWARD: reward}, write, keep=1)
+    export_run(at_step(open_run(root), 10), "repo", base, tmp_path / "best", merged=False)
+    peft = PeftModel.from_pretrained(load_base(base, torch.float32, "eager"), tmp_path / "best")
+    with torch.no_grad():
+        torch.testing.assert_close(peft(IDS).logits, logits, atol=1e-4, rtol=1e-3)
+    with pytest.raises(RunFolderError, match=r"kept: 10, 20 \(highest reward: 10\)"):
+        at_step(open_run(root), 15)
 
 
 def test_export_refuses_a_full_folder_and_a_missing_adapter(run, base, tmp_path):

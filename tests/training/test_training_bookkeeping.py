@@ -15,7 +15,9 @@ from repo_ray.config.settings import RunConfig
 from repo_ray.records import Prompt, Score
 from repo_ray.training.accounting import Ledger
 from repo_ray.training.checkpoints import (
+    REWARD,
     CheckpointError,
+    best_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
@@ -84,6 +86,16 @@ def test_the_newest_checkpoint_is_found_and_old_ones_go(tmp_path: Path) -> None:
     assert (latest.step, latest.state) == (10, {"step": 10})
     assert (latest.folder / "learner" / "weights").read_text() == "10"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000010"]
+
+
+def test_the_checkpoint_with_the_highest_reward_stays(tmp_path: Path) -> None:
+    for step, reward in enumerate((0.2, 0.9, None, 0.9, 0.5, 0.1), start=1):
+        save_checkpoint(tmp_path, step, {REWARD: reward}, write(str(step)), keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000004", "step-000006"]
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert best.name == "step-000004"
+    assert best_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
