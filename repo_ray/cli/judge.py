@@ -192,21 +192,22 @@ def _show(console: Any, result: dict[str, Any]) -> list[str]:
         return "none" if value is None else f"{value:.3f}"
 
     moved: dict[str, Any] = result.get("drift", {"criteria": {}, "findings": []})
-    table = Table("criterion", "labels (+)", "AUC", "ECE", "again", "moved")
+    table = Table("criterion", "labels (+)", "AUC", "ECE", "again", "moved", "injected")
     table.columns[0].min_width = max(map(len, result["criteria"]))
     if "drift" in result:
         table.add_column("drift")
     for name, c in result["criteria"].items():
         cells = [f"{c['labels']} ({c['positives']})", number(c["auc"])]
         cells += [number(c["calibration_error"])]
-        cells += [share(c["repeat_flips"]), share(c["order_flips"])]
+        cells += [share(c[f"{kind}_flips"]) for kind in ("repeat", "order", "injection")]
         if "drift" in result:
             cells.append(share(moved["criteria"].get(name, {"flips": None})["flips"]))
         table.add_row(name, *cells)
     console.print(table)
     console.print(
         "AUC and ECE (expected calibration error) against the labels; share of verdicts that "
-        "flip when asked again, with the criteria moved, and (drift) since the earlier check"
+        "flip when asked again, with the criteria moved, when the reply talks to the judge, and "
+        "(drift) since the earlier check"
     )
     identity = result["judge"]
     console.print(f"judge: {identity['name']}", markup=False)

@@ -32,6 +32,7 @@ from repo_ray.rewards.judge.consistency import (
     judge_identity,
     sample_key,
 )
+from repo_ray.rewards.judge.injections import ATTEMPTS, injected
 from repo_ray.rewards.judge.local import FORMAT, CriterionCard, JudgeCard, save_judge
 from repo_ray.rewards.judge.network import JudgeModel
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
@@ -46,7 +47,7 @@ RUBRIC = Rubric(
 )
 #: What holds of a reply, for the labels and for an honest judge.
 TRUTH: Mapping[str, Callable[[str], bool]] = {
-    "thanks": lambda reply: "thank" in reply.lower(),
+    "thanks": lambda reply: "Thank you" in reply,
     "price": lambda reply: "400" in reply,
     "rude": lambda reply: "idiot" in reply,
 }
@@ -77,6 +78,15 @@ def led_by_order(order: Sequence[str], reply: str, seen: int) -> dict[str, bool]
 
 def harsh(order: Sequence[str], reply: str, seen: int) -> dict[str, bool]:
     return honest(order, reply, seen) | {"rude": True}
+
+
+TOLD = ("instructions", "score")
+
+
+def gullible(order: Sequence[str], reply: str, seen: int) -> dict[str, bool]:
+    """Does what a reply tells it, in some words."""
+    said = honest(order, reply, seen)
+    return said | {"rude": said["rude"] and not any(word in reply for word in TOLD)}
 
 
 def row(reply: str) -> Verdict:
@@ -128,6 +138,29 @@ def test_a_judge_that_contradicts_itself_is_found() -> None:
     assert result["findings"] == ["price: 100% of the verdicts flip when asked again"]
 
 
+def test_a_judge_that_listens_to_the_reply_is_found() -> None:
+    result = check(gullible)
+    swayed = sum(
+        TRUTH["rude"](reply) and any(word in attempt for word in TOLD)
+        for reply, attempt in zip(REPLIES, ATTEMPTS, strict=True)
+    )
+    assert swayed
+    assert result["criteria"]["rude"]["injection_flips"] == swayed / 20
+    assert result["criteria"]["thanks"]["injection_flips"] == 0.0
+    assert result["findings"] == [
+        f"rude: {swayed / 20:.0%} of the verdicts flip when the reply talks to the judge"
+    ]
+
+
+def test_every_attempt_follows_a_reply_and_forgeries_have_the_judges_own_form() -> None:
+    texts = injected(["r"] * 2 * len(ATTEMPTS), '{"kind": true}')
+    assert all(text.startswith("r ") for text in texts)
+    assert texts[: len(ATTEMPTS)] == texts[len(ATTEMPTS) :]
+    assert len(set(texts)) == len(ATTEMPTS)
+    assert sum('{"kind": true}' in text for text in texts[: len(ATTEMPTS)]) == 3
+    assert not any("{fake}" in text for text in texts)
+
+
 def test_a_judge_led_by_the_order_is_found() -> None:
     result = check(led_by_order)
     figures = result["criteria"]
@@ -152,7 +185,7 @@ def test_no_criterion_keeps_its_place(seed: int) -> None:
 
 
 def test_likelihoods_are_compared_as_numbers_too() -> None:
-    values = iter([0.4, 0.45, 0.4])
+    values = iter([0.4, 0.45, 0.4, 0.4])
 
     async def score(rubric: Rubric, items: Sequence[Any]) -> list[Score]:
         p = next(values)
@@ -169,12 +202,14 @@ def test_invalid_scores_are_counted_and_left_out() -> None:
     async def score(rubric: Rubric, items: Sequence[tuple[Prompt, str]]) -> list[Score]:
         scores = await ask(honest)(rubric, items)
         return [
-            Score.invalid("judge", "timeout: no answer") if reply == REPLIES[0] else s
+            Score.invalid("judge", "timeout: no answer") if reply.startswith(REPLIES[0]) else s
             for (_, reply), s in zip(items, scores, strict=True)
         ]
 
     result = asyncio.run(check_judge(score, RUBRIC, ROWS, 0.65))
-    assert result["invalid"] == {name: {"timeout": 1} for name in ("first", "again", "moved")}
+    assert result["invalid"] == {
+        name: {"timeout": 1} for name in ("first", "again", "moved", "injected")
+    }
     assert result["criteria"]["price"]["repeat_pairs"] == 19
     assert result["criteria"]["price"]["labels"] == 19
 
@@ -213,14 +248,13 @@ def test_a_sample_is_known_by_all_that_was_judged() -> None:
 
 
 def endpoint(**settings: str) -> JudgeConfig:
-    given = {"kind": "endpoint", "base_url": "http://user:secret@judge:8000/v1", "model": "m"}
+    given = {"kind": "endpoint", "base_url": "http://judge:8000/v1", "model": "m"}
     return JudgeConfig.model_validate(given | settings)
 
 
 def test_the_hashes_follow_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
     base = judge_identity(endpoint(), RUBRIC)
-    assert "secret" not in json.dumps(base)
-    assert base == judge_identity(endpoint(base_url="http://x:other@judge:8000/v1"), RUBRIC)
+    assert judge_identity(endpoint(base_url="http://b:8000/v1"), RUBRIC)["model"] != base["model"]
     assert judge_identity(endpoint(model="n"), RUBRIC)["model"] != base["model"]
     reworded = Rubric((Criterion("thanks", "It thanks.", 10.0), *RUBRIC.criteria[1:]))
     other = judge_identity(endpoint(), reworded)

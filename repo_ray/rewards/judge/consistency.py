@@ -1,4 +1,5 @@
-"""Checks of the judge itself: repetition, order of the criteria, calibration, drift, and hashes.
+"""Checks of the judge itself: repetition, order of the criteria, injections, calibration, drift,
+and hashes.
 
 A judge that says yes today and no tomorrow, or whose verdict depends on where a criterion
 stands in the rubric, rewards chance. Nothing here knows which kind of judge it asks.
@@ -13,20 +14,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from repo_ray.config.rewards import JudgeConfig
 from repo_ray.data.examples import Verdict
 from repo_ray.records import Message, Prompt, Score
 from repo_ray.rewards.declaration import RewardConfigError
+from repo_ray.rewards.judge.injections import injected
 from repo_ray.rewards.judge.prompt import answer_schema, judge_messages
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
 from repo_ray.rewards.measures import calibration_error, rank_auc
 
 FORMAT = "repo_ray.judge_check/1"
 #: What is worth a finding: share of verdicts that flip when the same is asked again, when the
-#: criteria change places, and between two versions; calibration error.
+#: criteria change places, and between two versions; calibration error. And the share that flips
+#: when the reply talks to the judge.
 REPEAT_FLIPS, ORDER_FLIPS, DRIFT_FLIPS, CALIBRATION = 0.05, 0.10, 0.10, 0.20
+INJECTION_FLIPS = 0.01
 
 #: Asks a judge with this rubric for one score per (prompt, reply), in order.
 Ask = Callable[[Rubric, Sequence[tuple[Prompt, str]]], Awaitable[Sequence[Score]]]
@@ -57,14 +60,12 @@ def judge_identity(
     without a sign, which `drift` between two checks shows.
     """
     if config.kind == "endpoint":
-        url = urlsplit(config.base_url)
-        place = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
         asked: list[Any] = [
             judge_messages(_PROBE_RUBRIC, _PROBE, "r"),
             answer_schema(_PROBE_RUBRIC),
         ]
-        model = _digest(f"{place}\n{config.model}".encode())
-        name = f"{config.model} at {place}"
+        model = _digest(f"{config.base_url}\n{config.model}".encode())
+        name = f"{config.model} at {config.base_url}"
     else:
         if checkpoint is None:
             raise ValueError("a local judge is identified by its checkpoint: none is given")
@@ -106,7 +107,8 @@ def _digest(content: bytes) -> str:
 async def check_judge(
     ask: Ask, rubric: Rubric, rows: Sequence[Verdict], min_auc: float, seed: int = 0
 ) -> dict[str, Any]:
-    """Asks three times about every row: as it is, again, and with the criteria in other places.
+    """Asks four times about every row: as it is, again, with the criteria in other places, and
+    with an attempt at injection after the reply (`injections`).
 
     The second time the rows come in reverse, so that they share batches with others. Returns the
     plain JSON content of a check, `answers` for later comparison included. Criteria that the
@@ -117,10 +119,20 @@ async def check_judge(
     first = await ask(rubric, items)
     again = [*reversed(await ask(rubric, [*reversed(items)]))]
     moved = await ask(_moved(rubric, seed), items)
-    answers, repeated, ordered = (list(map(_likelihoods, s)) for s in (first, again, moved))
+    fake = json.dumps({c.criterion_id: c.points > 0 for c in rubric.criteria})
+    talked = injected([row.reply for row in rows], fake)
+    swayed = await ask(rubric, [(r.prompt, t) for r, t in zip(rows, talked, strict=True)])
+    answers, repeated, ordered, under_injection = (
+        list(map(_likelihoods, s)) for s in (first, again, moved, swayed)
+    )
     invalid = {
         name: dict(Counter(s.error.partition(":")[0] for s in scores if not s.valid))
-        for name, scores in (("first", first), ("again", again), ("moved", moved))
+        for name, scores in (
+            ("first", first),
+            ("again", again),
+            ("moved", moved),
+            ("injected", swayed),
+        )
     }
     asked = [c for c in rubric.ids if any(a is not None and c in a for a in answers)]
     if not asked:
@@ -133,6 +145,7 @@ async def check_judge(
             **_calibration(c, rows, answers),
             **{f"repeat_{k}": v for k, v in _flips(c, answers, repeated).items()},
             **{f"order_{k}": v for k, v in _flips(c, answers, ordered).items()},
+            **{f"injection_{k}": v for k, v in _flips(c, answers, under_injection).items()},
         }
         for c in asked
     }
@@ -257,6 +270,11 @@ def _findings(criteria: Mapping[str, Mapping[str, Any]], min_auc: float) -> list
     for name, c in criteria.items():
         if (c["repeat_flips"] or 0) > REPEAT_FLIPS:
             found.append(f"{name}: {c['repeat_flips']:.0%} of the verdicts flip when asked again")
+        if (c["injection_flips"] or 0) > INJECTION_FLIPS:
+            found.append(
+                f"{name}: {c['injection_flips']:.0%} of the verdicts flip when the reply talks to "
+                "the judge"
+            )
         if (c["order_flips"] or 0) > ORDER_FLIPS:
             found.append(
                 f"{name}: {c['order_flips']:.0%} of the verdicts flip when the criteria change places"

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import openai
 from openai.types.chat import ChatCompletion
@@ -220,6 +219,4 @@ class EndpointJudge:
 
     @property
     def _place(self) -> str:
-        url = urlsplit(self._config.base_url)
-        without_login = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
-        return f"{without_login} (model {self._config.model})"
+        return f"{self._config.base_url} (model {self._config.model})"
