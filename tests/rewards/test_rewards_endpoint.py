@@ -175,7 +175,7 @@ async def test_check(server: ChatServer) -> None:
     with pytest.raises(JudgeUnavailableError, match=r"rejected: HTTP 401 .*judge\.base_url"):
         await judge_at(server, status(401, "bad key " + KEY)).check()
     closed = judge_at(server, says("yes"), base_url="http://127.0.0.1:9/v1")
-    with pytest.raises(JudgeUnavailableError, match="connection") as error:
+    with pytest.raises(JudgeUnavailableError, match="connection"):
         await closed.check()
 
 
