@@ -31,6 +31,11 @@ def main() -> int:
     console = Console()
     try:
         config = load_config(arguments.config, arguments.overrides)
+        if config.train_reward_model.own_samples:
+            raise ConfigError(
+                "train_reward_model.own_samples needs a warm start and engines, which this job does "
+                "not start: train within jobs/train_repo.py, or set it to 0 and give the pairs in --data"
+            )
         rows = read_preferences(arguments.data)
         model = resolve_model(config.model.path)
         with console.status("starting") as status:

@@ -70,6 +70,16 @@ def test_bad_input_is_one_line_and_status_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_reward_models_job_refuses_pairs_that_it_cannot_sample(
+    monkeypatch, capsys, data, tmp_path
+):
+    arguments = ("--data", data / "preferences.parquet", "--out", tmp_path / "out")
+    override = "train_reward_model.own_samples=0.3"
+    assert run(monkeypatch, "train_reward_model", *arguments, override) == 2
+    assert "own_samples needs a warm start" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("job", NAMES)
 def test_missing_data_is_named(monkeypatch, capsys, tmp_path, tiny_model, job):
     missing = tmp_path / "none.parquet"
