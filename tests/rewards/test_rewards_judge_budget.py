@@ -144,12 +144,14 @@ def judges(
     ]
 
 
-def at_most(server: ChatServer, limit: int, window_s: float) -> Handler:
+def at_most(limit: int, window_s: float) -> Handler:
     """A server that refuses more than `limit` requests in a window."""
+    times: list[float] = []
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        now = server.times[-1]
-        if sum(now - window_s < t for t in server.times) > limit:
+        now = time.monotonic()
+        times.append(now)
+        if sum(now - window_s < t for t in times) > limit:
             return await status(429)(request)
         return completion(GOOD, usage=(50, 20))
 
@@ -158,7 +160,7 @@ def at_most(server: ChatServer, limit: int, window_s: float) -> Handler:
 
 async def test_judges_that_share_a_budget_are_never_told_to_slow_down(server: ChatServer) -> None:
     settings = config(server.url, requests_per_minute=4)
-    server.script = [at_most(server, 4, WINDOW_S / 2)]
+    server.script = [at_most(4, WINDOW_S / 2)]
     shared = judges(server, JudgeBudget(settings, window_s=WINDOW_S), settings)
     start = time.monotonic()
     scores = await asyncio.gather(
@@ -172,7 +174,7 @@ async def test_judges_that_share_a_budget_are_never_told_to_slow_down(server: Ch
 async def test_without_the_limit_that_server_refuses(server: ChatServer) -> None:
     """The server of the test above does what it is there for."""
     settings = config(server.url, max_retries=0)
-    server.script = [at_most(server, 4, 60.0)]
+    server.script = [at_most(4, 60.0)]
     shared = judges(server, JudgeBudget(settings), settings)
     scores = await asyncio.gather(
         *(shared[i % 3].score(PROMPT, f"Thank you, {i}.") for i in range(12))
