@@ -160,7 +160,7 @@ def at_most(limit: int, window_s: float) -> Handler:
 
 async def test_judges_that_share_a_budget_are_never_told_to_slow_down(server: ChatServer) -> None:
     settings = config(server.url, requests_per_minute=4)
-    server.script = [at_most(4, WINDOW_S / 2)]
+    server.script = [at_most(4, WINDOW_S / 4)]
     shared = judges(server, JudgeBudget(settings, window_s=WINDOW_S), settings)
     start = time.monotonic()
     scores = await asyncio.gather(
