@@ -350,7 +350,10 @@ def test_rescoring_reads_dialogues_whole_and_turn_by_turn(tmp_path: Path) -> Non
 
 def test_the_gold_curve_reads_dialogues_whole_and_turn_by_turn(tmp_path: Path) -> None:
     row = saved_row(tmp_path, "turn")
-    first, second = turn_rows(row)
+    item = {"room": "Deluxe", "net_price": 400, "target_price": 350, "mandate": 380}
+    context = {"context": json.dumps({"items": [item]})}
+    row = row | context
+    first, second = (turn | context for turn in turn_rows(row))
     alone = [gold_curve([r], {})[0]["gold_score"] for r in (first, second)]
     (whole,) = gold_curve([row], {})
     assert (whole["step"], whole["gold_score"]) == (4.0, alone[1])
