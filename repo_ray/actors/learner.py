@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class LearnerGroup:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._ranks: list[Any] = []
+        self._started: set[int] = set()
         self._places: PlacementGroup | None = None
 
     async def reserve(self) -> None:
@@ -219,7 +221,7 @@ class LearnerGroup:
                 raise LearnerError(f"{what} took longer than {limit:g} s")
             return work.result()
         except RayTaskError as error:
-            raise LearnerError(f"learner-{rank}.{method}: {error.as_instanceof_cause()}") from error
+            raise LearnerError(f"learner-{rank}.{method}: {error.cause}") from error
         except RayActorError as error:
             raise LearnerError(f"learner-{rank} died during {method}: {error}") from error
         finally:
@@ -227,7 +229,14 @@ class LearnerGroup:
             silent.cancel()
 
     async def _silent(self, rank: int, seconds: float) -> None:
-        """Returns when the rank has not answered for so long. What ends it is not for here."""
+        """Returns when the rank has not answered for so long. What ends it is not for here.
+
+        A process that is still starting is not silent: the limit of its call holds.
+        """
+        if rank not in self._started:
+            with suppress(RayError):  # its call says so too
+                await self._ranks[rank].ping.remote()
+            self._started.add(rank)
         heard = time.monotonic()
         while time.monotonic() - heard < seconds:
             ping = self._ranks[rank].ping.remote()
@@ -236,6 +245,6 @@ class LearnerGroup:
             except TimeoutError:
                 continue
             except RayError:
-                pass  # its call says so too
+                pass
             heard = time.monotonic()
             await asyncio.sleep(seconds / SIGNS)
