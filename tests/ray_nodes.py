@@ -22,7 +22,7 @@ import psutil
 
 ROLE = "repo-ray/role"
 START_LIMIT_S = 120.0
-_TITLE = re.compile(r"^ray::(\w+)")
+_TITLE = re.compile(r"^ray::(\w+Actor)\b")  # ours; not Ray's agents, nor an idle worker
 _hosts = itertools.count(2)
 
 
@@ -79,7 +79,7 @@ class RayNode:
                 continue
             if title:
                 found.add(title.group(1))
-        return found - {"IDLE"}
+        return found
 
     def named(self, title: str) -> list[psutil.Process]:
         """This node's processes whose title begins with `title`, such as `ray::RulesActor`."""

@@ -25,7 +25,7 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 def attach(run: str, address: str | None) -> Any:
-    """The run's control actor."""
+    """The run's control actor. To be called before ray is imported, which reads its variables."""
     if environment("RAY_AUTH_MODE") is None and TOKEN.is_file():
         os.environ["RAY_AUTH_MODE"] = "token"  # else Ray tries for 20 s without the token
     import ray

@@ -47,11 +47,12 @@ def command(
     ] = False,
 ) -> None:
     """Show how a run stands: step, reward, adapters, who waits for whom, what failed."""
-    from ray.exceptions import RayError
     from rich.console import Console
     from rich.live import Live
 
-    control = attach(run, address)
+    control = attach(run, address)  # before ray is imported
+    from ray.exceptions import RayError
+
     console = Console(highlight=False)
     if not watch:
         state = read_status(control)
