@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ TOKEN = Path.home() / ".ray" / "auth_token"
 def attach(run: str, address: str | None) -> Any:
     """The run's control actor. To be called before ray is imported, which reads its variables."""
     if environment("RAY_AUTH_MODE") is None and TOKEN.is_file():
+        assert "ray" not in sys.modules, "Ray would not see the variable"
         os.environ["RAY_AUTH_MODE"] = "token"  # else Ray tries for 20 s without the token
     import ray
 

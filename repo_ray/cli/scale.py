@@ -25,11 +25,11 @@ def scale(
     on from the new number: its policy changes it again when calls wait too long or actors are
     not needed. A number outside of its bounds is refused.
     """
-    import ray
-
     if kind not in KINDS:
         fail(f"unknown pool {kind!r}: expected one of {', '.join(KINDS)}")
-    control = attach(run, address)
+    control = attach(run, address)  # before ray is imported
+    import ray
+
     pool = read_status(control).get("pools", {}).get(kind)
     if pool is not None and pool["bounds"] is not None:
         fewest, most = pool["bounds"]

@@ -18,15 +18,24 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
-import ray
 import yaml
-
-from repo_ray.cli.attach import attach
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 NAME = "watched"
+
+ASK_CLUSTER = """
+import json, sys
+from repo_ray.cli.attach import attach
+attach(sys.argv[1], None)
+import ray
+nodes = [node for node in ray.nodes() if node["Alive"]]
+targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes]
+context = ray.get_runtime_context()
+logs = f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
+print(json.dumps({"targets": targets, "logs": logs}))
+"""
 
 
 @dataclass
@@ -74,18 +83,19 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster(run: Run) -> Cluster:
-    """Where the run's nodes export their metrics, and where Ray keeps its workers' logs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        attach(str(run.folder), None)
-        try:
-            nodes = [node for node in ray.nodes() if node["Alive"]]
-            context = ray.get_runtime_context()
-            logs = Path(context.get_temp_dir()) / context.get_session_name() / "logs"
-        finally:
-            ray.shutdown()
-    targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes]
-    return Cluster(targets, logs)
+    """Where the run's nodes export their metrics, and where Ray keeps its workers' logs.
+
+    Asked in a process of its own: Ray reads how it authenticates when it is imported.
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", ASK_CLUSTER, str(run.folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    answer = json.loads(result.stdout)
+    return Cluster(answer["targets"], Path(answer["logs"]))
 
 
 @pytest.fixture(scope="module")
