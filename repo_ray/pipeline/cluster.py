@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
@@ -31,7 +32,7 @@ EMBEDDED_PLACEMENT_S = 20.0
 HEAD_LOST_AFTER_S = 30.0
 #: A connection is held to notice its end at once, and opened again to notice a silent one. gRPC
 #: servers close one that says nothing after two minutes.
-HOLD_S, RECONNECT_S, CONNECT_TIMEOUT_S = 10.0, 0.2, 5.0
+HOLD_S, RECONNECT_S, CONNECT_TIMEOUT_S = 10.0, 0.05, 5.0
 MISSES = 3
 #: For actors to be let go of and files to be closed when the cluster is lost.
 CLEANUP_S = 10.0
@@ -118,7 +119,10 @@ async def while_cluster_lives(work: Coroutine[Any, Any, T], head: str, node: str
             error = task.exception()
             if error is None or isinstance(error, Stopped):
                 return task.result()
-            if await _holds(head, 0.0) and await _holds(node, 0.0):
+            alive = False
+            with suppress(ConnectionRefusedError):
+                alive = await _holds(head, 0.0) and await _holds(node, 0.0)
+            if alive:
                 return task.result()
         lost = ClusterLostError(f"lost the Ray cluster at {head}; {_ADVICE}")
         log.error("%s", lost)  # in case Ray ends this process while it cleans up
@@ -137,26 +141,36 @@ def _chosen(address: str | None) -> str:
 async def _gone(address: str, grace_s: float) -> None:
     """Returns when nothing has accepted a connection at `address` for `grace_s`.
 
-    One miss is none: this program may have been too busy to see the connection come about.
+    A refusal says that nobody listens. A connection that does not come about in time says little:
+    this program may have been too busy to see it.
     """
     seen, misses = time.monotonic(), 0
     while misses < MISSES or time.monotonic() - seen < grace_s:
-        if await _holds(address, HOLD_S):
-            seen, misses = time.monotonic(), 0
-        else:
-            misses += 1
-        if misses == MISSES:
+        before = misses
+        try:
+            if await _holds(address, HOLD_S):
+                seen, misses = time.monotonic(), 0
+            else:
+                misses += 1
+        except ConnectionRefusedError:
+            misses = max(misses + 1, MISSES)
+        if before < MISSES <= misses:
             log.warning("no answer from the Ray cluster at %s; if none comes, %s", address, _ADVICE)
         await asyncio.sleep(RECONNECT_S)
 
 
 async def _holds(address: str, seconds: float) -> bool:
-    """Whether a connection to `address` is accepted; keeps it for a while, or until it is closed."""
+    """Whether a connection to `address` is accepted; keeps it for a while, or until it is closed.
+
+    Raises ConnectionRefusedError if nobody listens there.
+    """
     host, _, port = address.rpartition(":")
     try:
         reader, writer = await asyncio.wait_for(
             asyncio.open_connection(host.strip("[]"), int(port)), CONNECT_TIMEOUT_S
         )
+    except ConnectionRefusedError:
+        raise
     except (OSError, TimeoutError):
         return False
     try:
