@@ -223,7 +223,8 @@ class LearnerGroup:
         except RayTaskError as error:
             raise LearnerError(f"learner-{rank}.{method}: {error.cause}") from error
         except RayActorError as error:
-            raise LearnerError(f"learner-{rank} died during {method}: {error}") from error
+            reason = str(error).partition("\n")[0]  # what follows is Ray's, and in the log
+            raise LearnerError(f"learner-{rank} died during {method}: {reason}") from error
         finally:
             work.cancel()
             silent.cancel()
