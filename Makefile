@@ -16,7 +16,7 @@ STAMP         := $(VENV)/.installed-$(DEVICE)
 # On GPUs the registry's own build of torch is the right one.
 TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
 
-.PHONY: help setup quickstart check test test-all faults fuzz lock reference clean
+.PHONY: help setup quickstart check test test-all faults soak fuzz lock reference clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +66,10 @@ faults: setup  ## 50 seeded kills and freezes in one run; report in runs/faults.
 	@mkdir -p runs
 	REPO_RAY_FAULTS_REPORT=runs/faults.md OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/pytest -s -k many_faults tests/faults $(PYTEST_ARGS)
+
+soak: setup  ## 2,000 steps with a fake engine, 200 with everything real; pages in runs/soak-*.html
+	@mkdir -p runs
+	REPO_RAY_SOAK_REPORTS=$(CURDIR)/runs OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/soak $(PYTEST_ARGS)
 
 FUZZ_SECONDS ?= 300
 fuzz: setup  ## coverage-guided fuzzing of every loader (installs atheris)

@@ -19,23 +19,12 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from run_cluster import RunCluster, cluster_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 NAME = "watched"
-
-ASK_CLUSTER = """
-import json, sys
-from repo_ray.cli.attach import attach
-attach(sys.argv[1], None)
-import ray
-nodes = [node for node in ray.nodes() if node["Alive"]]
-targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes]
-context = ray.get_runtime_context()
-logs = f"{context.get_temp_dir()}/{context.get_session_name()}/logs"
-print(json.dumps({"targets": targets, "logs": logs}))
-"""
 
 
 @dataclass
@@ -75,31 +64,13 @@ def run(tiny_tree: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
                 process.kill()
 
 
-@dataclass
-class Cluster:
-    targets: list[str]
-    logs: Path
+@pytest.fixture(scope="module")
+def cluster(run: Run) -> RunCluster:
+    return cluster_of(run.folder)
 
 
 @pytest.fixture(scope="module")
-def cluster(run: Run) -> Cluster:
-    """Where the run's nodes export their metrics, and where Ray keeps its workers' logs.
-
-    Asked in a process of its own: Ray reads how it authenticates when it is imported.
-    """
-    result = subprocess.run(
-        [sys.executable, "-c", ASK_CLUSTER, str(run.folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    answer = json.loads(result.stdout)
-    return Cluster(answer["targets"], Path(answer["logs"]))
-
-
-@pytest.fixture(scope="module")
-def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prometheus(cluster: RunCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prometheus with the project's configuration, for this one cluster."""
     binary = shutil.which("prometheus")
     if binary is None:
@@ -172,7 +143,7 @@ def test_status_shows_the_run_once(run: Run) -> None:
         assert re.search(rf"^{pool} +1/1 ", output, re.MULTILINE)
 
 
-def test_log_lines_say_run_role_and_step(run: Run, cluster: Cluster) -> None:
+def test_log_lines_say_run_role_and_step(run: Run, cluster: RunCluster) -> None:
     pattern = rf"INFO {NAME} driver step (\S+) repo_ray\.\S+: "
     assert re.search(pattern, (run.folder / "run.log").read_text())
     lines = "".join(path.read_text() for path in cluster.logs.glob("worker-*.err"))

@@ -1,0 +1,86 @@
+"""Long runs hold what they hold: 2,000 steps with a fake engine, 200 with everything real.
+
+`make soak` runs both and leaves their pages in runs/.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from watch import Watched, growth, page, watch
+
+from repo_ray.config.load import merge
+from repo_ray.training.metrics import read_metrics
+
+HERE = Path(__file__).parent
+JOB = HERE.parents[1] / "jobs" / "train_repo.py"
+
+#: Ray's head remembers the last 100,000 calls for the dashboard, about 2 KiB each. With fewer it
+#: reaches that bound within the first quarter of these runs.
+CALLS_KEPT = {"RAY_task_events_max_num_task_in_gcs": "2000"}
+
+
+def soak(title: str, run: Path, command: list[str], steps: int) -> None:
+    output = run.parent / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | CALLS_KEPT,
+        )
+        try:
+            found = watch(process, run, every_s=2.0)
+        finally:
+            process.kill()
+    assert process.returncode == 0, output.read_text()
+    faults = growth(found)
+    folder = Path(os.environ.get("REPO_RAY_SOAK_REPORTS", run.parent))
+    (folder / f"soak-{run.name}.html").write_text(page(title, found, faults), encoding="utf-8")
+    assert not faults
+    assert read_metrics(run)[-1]["step"] == steps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_two_thousand_steps_with_a_fake_engine(tmp_path: Path) -> None:
+    command = [str(HERE / "fake_engine_run.py"), str(tmp_path / "fake"), "2000"]
+    soak("2,000 steps with a fake engine", tmp_path / "fake", command, 2000)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.timeout(7200)
+def test_two_hundred_steps_with_everything_real(tiny_tree: dict[str, Any], tmp_path: Path) -> None:
+    run = {"name": "real", "dir": str(tmp_path), "steps": 200, "epochs": 1000}
+    changes = {"run": {**run, "checkpoint_every": 20}, "monitor": {"every": 50}}
+    config = tmp_path / "soak.yaml"
+    config.write_text(yaml.safe_dump(merge(tiny_tree, changes)))
+    command = [str(JOB), "--config", str(config)]
+    soak("200 steps, everything real, a tiny model", tmp_path / "real", command, 200)
+
+
+def curves(name: str, values: list[float]) -> Watched:
+    found = Watched(step_s=[(float(n), 1.0) for n in range(1, 101)])
+    found.memory_mib[name] = [(float(t), v) for t, v in enumerate(values)]
+    return found
+
+
+def test_growth_is_told_from_a_start_that_levels_out() -> None:
+    levels_out = [min(500.0, 100.0 + 20.0 * t) for t in range(100)]
+    assert growth(curves("driver (1)", levels_out)) == []
+    (fault,) = growth(curves("driver (1)", [500.0 + 2.0 * t for t in range(100)]))
+    assert fault == "driver (1): 574 MiB in the second quarter, 674 in the last"
+
+
+def test_steps_that_slow_down_are_told() -> None:
+    found = curves("driver (1)", [500.0] * 100)
+    found.step_s = [(float(n), 0.1 + n / 100) for n in range(1, 101)]
+    (fault,) = growth(found)
+    assert fault.startswith("steps: ")
