@@ -50,7 +50,8 @@ def watch(process: subprocess.Popen[bytes], run: Path, every_s: float) -> Watche
         now = time.monotonic() - began
         for each in _tree(process.pid):
             try:
-                name = names.setdefault(each.pid, "") or _name(each)
+                root = each.pid == process.pid
+                name = names.get(each.pid) or ("driver" if root else _name(each))
                 if not name:
                     continue
                 names[each.pid] = name
@@ -86,7 +87,7 @@ def _name(process: psutil.Process) -> str:
     for part in ("gcs_server", "raylet", "VLLM::EngineCore", "dashboard.py"):
         if part in line.split(" --")[0]:
             return part
-    return "driver" if line.endswith(".py") or "jobs/" in line or "fake_engine" in line else ""
+    return "rule sandbox" if "sandbox_child" in line else ""
 
 
 def _object_store(target: str) -> float:
