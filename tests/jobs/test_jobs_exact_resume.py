@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from repo_ray.config.load import merge
 from repo_ray.training.checkpoints import latest_checkpoint
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(900)]
 
 JOB = Path(__file__).parents[2] / "jobs" / "train_repo.py"
 STEPS = 4
