@@ -26,7 +26,8 @@ from repo_ray.pipeline.data import encoder
 from repo_ray.pipeline.run_folder import RunFolder
 from repo_ray.records import PREFERENCES_SCHEMA, Rollout
 from repo_ray.training.collect import sampling_seed
-from repo_ray.training.system import Folders, System
+from repo_ray.training.publication import Publisher
+from repo_ray.training.system import rollout_pool
 
 #: The defect of such a pair: the reward model's accuracy is given for it apart.
 OWN_SAMPLE = "own_sample"
@@ -58,16 +59,17 @@ async def write_pairs(
     wanted = min(len(fitting), round(stage.own_samples * len(rows)))
     drawn = sorted(random.Random(f"{seed}/own_samples").sample(fitting, wanted))
 
-    system = System(config, Folders(model, None, None), folder.root)
+    publisher = Publisher()
     if policy is not None:
-        system.publisher.prepare(policy, 1)
+        publisher.prepare(policy, 1)
+    engines = rollout_pool(config, model, publisher)
     own: dict[int, str] = {}
 
     async def sample(index: int) -> None:
         sample_id = f"own-sample-{index}"
         arguments = (0, prompts[index], sampling_seed(seed, sample_id))
         try:
-            rollout: Rollout = await system.rollout.call(
+            rollout: Rollout = await engines.call(
                 "sample", sample_id, rows[index].prompt.prompt_id, *arguments
             )
         except CallTimeoutError:
@@ -77,10 +79,10 @@ async def write_pairs(
 
     tell("starting engines for own samples")
     try:
-        await system.rollout.start()
+        await engines.start()
         await asyncio.gather(*map(sample, drawn))
     finally:
-        await system.stop()
+        await engines.stop()
     pairs: list[Preference] = []
     for index, row in enumerate(rows):
         pairs.append(row)

@@ -53,7 +53,7 @@ class System:
         self.budget = BudgetKeeper(config, root) if judge.enabled and judge.budgeted else None
         self.publisher = Publisher()
         self.learner = LearnerGroup(config)
-        self.rollout = self._rollout_pool()
+        self.rollout = rollout_pool(config, folders.model, self.publisher)
         self.scorers = self._scorer_pools()
 
     @property
@@ -93,27 +93,6 @@ class System:
         if self.budget is not None:
             await self.budget.stop()
         self.learner.stop()
-
-    def _rollout_pool(self) -> ActorPool:
-        config, publisher = self.config, self.publisher
-
-        def spawn(name: str, options: dict[str, Any]) -> ActorHandle:
-            now = publisher.current
-            adapter = (now.blob, now.version) if now else (None, 0)
-            return RolloutActor.options(**options).remote(  # type: ignore[attr-defined]
-                config, self.folders.model, name, *adapter
-            )
-
-        return ActorPool(
-            "rollout",
-            namespace(config.run.name),
-            config.rollout.pool,
-            spawn,
-            env_vars=thread_environment(config.rollout.pool.threads) | engine_environment(config),
-            on_ready=lambda member: publisher.bring_up_to_date(
-                member, config.rollout.pool.timeout_s
-            ),
-        )
 
     def _scorer_pools(self) -> dict[Source, ActorPool]:
         config, folders = self.config, self.folders
@@ -156,3 +135,24 @@ class System:
             lambda name, options: actor.options(**options).remote(self.config, *arguments),
             env_vars=thread_environment(pool.threads),
         )
+
+
+def rollout_pool(config: Config, model: Path, publisher: Publisher) -> ActorPool:
+    """The engines, each of which starts with what `publisher` published last."""
+
+    def spawn(name: str, options: dict[str, Any]) -> ActorHandle:
+        now = publisher.current
+        adapter = (now.blob, now.version) if now else (None, 0)
+        return RolloutActor.options(**options).remote(  # type: ignore[attr-defined]
+            config, model, name, *adapter
+        )
+
+    pool = config.rollout.pool
+    return ActorPool(
+        "rollout",
+        namespace(config.run.name),
+        pool,
+        spawn,
+        env_vars=thread_environment(pool.threads) | engine_environment(config),
+        on_ready=lambda member: publisher.bring_up_to_date(member, pool.timeout_s),
+    )

@@ -24,7 +24,6 @@ class Engines:
 
     def __init__(self, replies: dict[str, str | None]) -> None:
         self.replies = replies
-        self.rollout = self.publisher = self
         self.prepared: list[tuple[bytes, int]] = []
         self.running = False
         self.seeds: dict[str, int] = {}
@@ -32,6 +31,10 @@ class Engines:
     def prepare(self, blob: bytes, version: int) -> None:
         assert not self.running
         self.prepared.append((blob, version))
+
+    def of(self, config: Any, model: Path, publisher: Any) -> Engines:
+        assert publisher is self
+        return self
 
     async def start(self) -> None:
         self.running = True
@@ -77,7 +80,8 @@ def written(
     **stage: Any,
 ) -> tuple[Engines, str, Path]:
     engines = Engines(replies)
-    monkeypatch.setattr(own_samples, "System", lambda *arguments: engines)
+    monkeypatch.setattr(own_samples, "rollout_pool", engines.of)
+    monkeypatch.setattr(own_samples, "Publisher", lambda: engines)
     config = validate(
         {
             "model": {"path": str(tiny_model), "max_prompt_tokens": 200},
@@ -134,7 +138,8 @@ def test_engines_are_stopped_where_sampling_fails(
         raise RuntimeError("no engine left")
 
     monkeypatch.setattr(engines, "call", dead)
-    monkeypatch.setattr(own_samples, "System", lambda *arguments: engines)
+    monkeypatch.setattr(own_samples, "rollout_pool", engines.of)
+    monkeypatch.setattr(own_samples, "Publisher", lambda: engines)
     config = validate(
         {"model": {"path": str(tiny_model)}, "train_reward_model": {"own_samples": 1}}, "test"
     )
