@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +92,6 @@ def _serve(
     config = uvicorn.Config(
         server.app, log_level="warning", access_log=False, server_header=False, ws="none"
     )
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again, or returns
         uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        typer.echo("stopped")
+    typer.echo("stopped")

@@ -139,9 +139,8 @@ def test_a_run_outlives_a_lost_node_and_is_resumed_after_a_lost_head(
         output = job.finish(1)
         stopped_at = job.steps
         assert lost_at + 2 <= stopped_at < STEPS
-    # Ray may end the process before the second line.
-    assert "no answer from the Ray cluster" in output or "lost the Ray cluster" in output
-    assert "--resume" in output
+    # What it says is tested in tests/pipeline: Ray may end a driver that lost its own node without
+    # leaving it time for a word.
     assert "Traceback" not in output
 
     with RayCluster() as cluster:

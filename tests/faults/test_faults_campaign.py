@@ -1,4 +1,4 @@
-"""Six faults in every test run; fifty, seeded and unattended, by `make faults`."""
+"""Six faults in five minutes; fifty, seeded and unattended, by `make faults`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def test_faults_are_drawn_by_seed_and_leave_nobody_out() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_gets_over_six_faults_with_its_books_in_order(
     tiny_tree: dict[str, Any], tmp_path: Path

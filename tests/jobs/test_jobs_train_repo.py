@@ -265,6 +265,7 @@ OFF = ("judge.enabled=false", "rules.enabled=false", "warm_start=null")
 OWN = (*OFF, "run.name=own", "run.steps=1")
 
 
+@pytest.mark.slow
 def test_another_tasks_data_trains_without_code_changes(
     config: Path, refund_desk: Path, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from run_cluster import RunCluster, cluster_of
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 NAME = "watched"

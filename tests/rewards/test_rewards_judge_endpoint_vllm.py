@@ -21,7 +21,7 @@ from repo_ray.records import Message, Prompt, Score
 from repo_ray.rewards.judge.endpoint import EndpointJudge, JudgeUnavailableError
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.timeout(900)]
 
 START_LIMIT_S = 400
 KEY = "key-of-the-test"

@@ -34,7 +34,7 @@ class RateLimiter:
         if self._requests is not None and len(recent) >= self._requests:
             free_at = recent[len(recent) - self._requests][0]
         if self._tokens is not None:
-            excess = sum(used for _, used in recent) + min(tokens, self._tokens) - self._tokens
+            excess = sum(used for _, used in recent) + self._counted(tokens) - self._tokens
             for leaves, used in recent:
                 if excess <= 0:
                     break
@@ -44,9 +44,12 @@ class RateLimiter:
 
     def start(self, permit: int, tokens: int, now: float) -> None:
         """Counts a request, whether or not it had to wait."""
-        self._recent[permit] = (now + self._window_s, tokens)
+        self._recent[permit] = (now + self._window_s, self._counted(tokens))
 
     def correct(self, permit: int, tokens: int) -> None:
         """What the request really used; nothing if it has left the window."""
         if permit in self._recent:
-            self._recent[permit] = (self._recent[permit][0], tokens)
+            self._recent[permit] = (self._recent[permit][0], self._counted(tokens))
+
+    def _counted(self, tokens: int) -> int:
+        return tokens if self._tokens is None else min(tokens, self._tokens)
