@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH" # submitted jobs run with the PATH of whoever ran `ray start`
 export PATH
 export RAY_AUTH_MODE=token
+export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}" # else Ray reports its use to its makers
 # Time between SIGTERM and SIGKILL when a job is stopped: enough to write a checkpoint.
 export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-120}"
 
