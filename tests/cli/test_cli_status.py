@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from repo_ray.cli.status import view
@@ -96,3 +100,22 @@ def test_a_report_that_stopped_coming_is_called_old() -> None:
 
 def test_names_with_brackets_are_no_markup() -> None:
     assert "/runs/[red]x" in shown(status(folder="/runs/[red]x"))
+
+
+@pytest.mark.parametrize("command", [["status"], ["scale", "judge", "2"]])
+def test_the_run_is_looked_for_before_ray_is_imported(command: list[str], tmp_path: Path) -> None:
+    """Ray reads at its import how it authenticates; `attach` may set that."""
+    code = """
+import sys
+import repo_ray.cli.scale, repo_ray.cli.status
+from repo_ray.cli import main
+
+def attach(run, address):
+    raise SystemExit(3 if "ray" in sys.modules else 7)
+
+repo_ray.cli.scale.attach = repo_ray.cli.status.attach = attach
+main()
+"""
+    arguments = [*command, "--run", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], timeout=60, check=False)
+    assert done.returncode == 7

@@ -19,6 +19,7 @@ import psutil
 from run_cluster import cluster_of
 
 from repo_ray.evaluation.charts import Series, line_chart
+from repo_ray.evaluation.charts import __file__ as charts_file
 from repo_ray.training.metrics import read_metrics
 
 MIB = 2**20
@@ -142,7 +143,7 @@ def page(title: str, found: Watched, faults: Sequence[str]) -> str:
             if len(curve) > 2
         )
 
-    style = (Path(line_chart.__code__.co_filename).parent / "report.css").read_text()
+    style = Path(charts_file).with_name("report.css").read_text()
     verdict = "; ".join(faults) or "everything stayed flat"
     return (
         f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{style}"
