@@ -17,7 +17,10 @@ SERVICE_CALLS = 100
 @dataclass(frozen=True)
 class PoolStats:
     """Counters since the pool started. `queue` and `in_flight` are of this moment, `queue_s` and
-    `busy_share` of the last minute (see `LoadMeter`); `bounds` are those of autoscaling, if on.
+    `busy_share` of the last minute (see `LoadMeter`); `max_queue` is the setting, `bounds` are
+    those of autoscaling, if on. Since the start, at most `longest_queue` calls waited at once, the
+    longest for `longest_wait_s`, and of `able_s` seconds, summed over the actors, `busy_s` passed
+    with a call in flight.
     """
 
     kind: str
@@ -32,6 +35,11 @@ class PoolStats:
     restarts: int
     queue_s: float
     busy_share: float
+    max_queue: int
+    longest_queue: int
+    longest_wait_s: float
+    busy_s: float
+    able_s: float
     bounds: tuple[int, int] | None = None
     members: dict[str, str] = field(default_factory=dict)
 
@@ -58,7 +66,7 @@ class Tick:
 
 
 class LoadMeter:
-    """Counts between two looks, and remembers the last minute."""
+    """Counts between two looks, and remembers the last minute; some counts go on for ever."""
 
     def __init__(self, now: float) -> None:
         self._recent: deque[Tick] = deque(maxlen=RECENT_TICKS)
@@ -66,6 +74,9 @@ class LoadMeter:
         self._tick_began = self._changed = now
         self._able = self._busy = self._calls = self._peak = 0
         self._waited_s = 0.0
+        #: See `PoolStats`.
+        self.longest_queue = 0
+        self.longest_wait_s = self.total_busy_s = self.total_able_s = 0.0
         self._restart()
 
     @property
@@ -100,6 +111,7 @@ class LoadMeter:
         self._able, self._busy = len(flights), sum(n > 0 for n in flights)
         self._calls = sum(flights) + queue
         self._peak = max(self._peak, self._calls)
+        self.longest_queue = max(self.longest_queue, queue)
 
     def tick(self, now: float, queue: int, oldest_s: float) -> Tick:
         """Ends the count; `queue` calls wait, the first of them since `oldest_s` seconds."""
@@ -115,6 +127,9 @@ class LoadMeter:
             able_s=self._able_s,
         )
         self._recent.append(tick)
+        self.longest_wait_s = max(self.longest_wait_s, tick.waited_s)
+        self.total_busy_s += tick.busy_s
+        self.total_able_s += tick.able_s
         self._tick_began = now
         self._restart()
         return tick

@@ -133,8 +133,8 @@ class ActorPool:
     async def broadcast(self, method: str, *args: Any) -> dict[str, Any]:
         """Runs `method` on every ready actor; results by actor name.
 
-        An actor that dies meanwhile is restarted with current arguments and left out.
-        What a method raises is raised here.
+        An actor that dies meanwhile, or does not answer within `timeout_s`, is replaced and left
+        out. What a method raises is raised here.
         """
         members = [m for m in self._members.all if m.state == "ready"]
 
@@ -145,9 +145,11 @@ class ActorPool:
                 self._members.lost(member, error)
                 return None
             except TimeoutError:
-                raise CallTimeoutError(
-                    f"{member.name}.{method} took longer than {self.config.timeout_s:g} s"
-                ) from None
+                self._timeouts += 1
+                late = f"{member.name}.{method} took longer than {self.config.timeout_s:g} s"
+                await self._members.check(member)  # lets it clean up what hangs in it
+                self._members.lost(member, CallTimeoutError(late))
+                return None
 
         return dict(r for r in await asyncio.gather(*map(one, members)) if r is not None)
 
@@ -165,6 +167,11 @@ class ActorPool:
             restarts=self._members.restarts,
             queue_s=self._load.queue_s,
             busy_share=self._load.busy_share,
+            max_queue=self.config.max_queue,
+            longest_queue=self._load.longest_queue,
+            longest_wait_s=self._load.longest_wait_s,
+            busy_s=self._load.total_busy_s,
+            able_s=self._load.total_able_s,
             bounds=(scaling.min, scaling.max) if (scaling := self.config.autoscale) else None,
             members={m.name: m.state for m in self._members.all},
         )

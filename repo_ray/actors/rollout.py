@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import ray
 
 from repo_ray.actors.logs import log_as_actor
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Less than what the pool waits for a ping (`members.PING_TIMEOUT_S`), more than a step takes.
+ANSWER_TIMEOUT_S = 20.0
+
 
 @ray.remote
 class RolloutActor:
@@ -31,7 +36,8 @@ class RolloutActor:
     `adapter` (a blob; pass its object reference) and `version` are what a replacement starts
     with. Start it with `engine.engine_environment` as its `env_vars`. When the engine core
     dies the actor ends its own process: every call in flight then fails with Ray's actor
-    error, on which the pool replaces the actor and hands its calls to others.
+    error, on which the pool replaces the actor and hands its calls to others. It does the same
+    when a call was given up and the core then answers nothing any more.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class RolloutActor:
         self._initial = None if adapter is None else (adapter, version)
         self._start_lock = asyncio.Lock()
         self._started = False
+        self._doubtful = False  # a call was given up, and nothing heard of the core since
 
     async def ready(self) -> EngineState:
         """Starts the engine (once) and loads the adapter given at construction."""
@@ -62,7 +69,11 @@ class RolloutActor:
         return self._engine.state()
 
     async def ping(self) -> None:
-        """Returns if the engine core lives; otherwise the actor ends."""
+        """Returns if the engine core lives; otherwise the actor ends.
+
+        A core may be frozen or hang, which cannot be seen from here. So after a call that its
+        caller gave up (a time-out), the core has to answer.
+        """
         await self._or_die(self._check())
 
     async def sample(
@@ -102,10 +113,20 @@ class RolloutActor:
 
     async def _check(self) -> None:
         self._engine.check()
+        if self._doubtful:
+            await self._engine.answer(ANSWER_TIMEOUT_S)
+            self._doubtful = False
 
     async def _or_die(self, work: Awaitable[T]) -> T:
         try:
             return await work
+        except asyncio.CancelledError:
+            self._doubtful = True
+            raise
         except EngineDiedError as error:
             log.critical("%s; ending the actor so that the pool replaces it", error)
+            # A frozen core cannot notice that its owner ends, and would keep its memory.
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             os._exit(1)

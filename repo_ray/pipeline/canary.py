@@ -12,6 +12,7 @@ from repo_ray.records import Prompt, Rollout
 from repo_ray.rollouts.publication import (
     CANARY_MARGIN,
     CanaryReport,
+    PublicationError,
     check_canary,
     make_canary,
     mean_difference,
@@ -76,6 +77,8 @@ async def run_canary(
         for engine in after
         if engine in before
     }
+    if not reports:
+        raise PublicationError("no engine lived through the check with a canary adapter")
     await publisher.push(rollout, policy, checkpoint.step if checkpoint else 0)
     return {engine: asdict(report) for engine, report in reports.items()}
 

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from repo_ray.actors.learner import LearnerError
 from repo_ray.actors.members import PoolError
+from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.actors.placement import PlacementError
 from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
@@ -44,6 +45,7 @@ INPUT_ERRORS = (
 )
 #: The run failed for a reason that its message explains; a traceback would not help.
 RUN_ERRORS = (
+    CallTimeoutError,
     CheckpointError,
     ClusterLostError,
     LearnerError,

@@ -5,6 +5,7 @@ The only file that imports vLLM, and only when an engine starts.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -112,6 +113,15 @@ class RolloutEngine:
         """Raises `EngineDiedError` if the engine core has ended or never started."""
         if self._llm is None or self._llm.errored:
             raise EngineDiedError(f"{self._name}: the vLLM engine core is not running")
+
+    async def answer(self, timeout_s: float) -> None:
+        """Raises `EngineDiedError` if the engine core answers nothing within `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._ask("is_sleeping"), timeout_s)
+        except TimeoutError:
+            raise EngineDiedError(
+                f"{self._name}: the vLLM engine core has answered nothing for {timeout_s:g} s"
+            ) from None
 
     def state(self) -> EngineState:
         """Which adapter the engine samples, and whether its last push was verified."""

@@ -184,6 +184,17 @@ def test_a_slow_call_times_out_and_the_actor_lives_on() -> None:
     with_pool(body, replicas=1, timeout_s=0.5)
 
 
+def test_what_does_not_answer_a_broadcast_in_time_is_replaced_and_left_out() -> None:
+    async def body(pool: ActorPool) -> None:
+        assert len(await pool.broadcast("echo", 1)) == 2
+        assert await pool.broadcast("echo", 2, 30.0) == {}
+        await until(lambda: pool.stats().ready == 2, "both are replaced")
+        assert set(await pool.broadcast("echo", 3)) == {"worker-2", "worker-3"}
+        assert (pool.stats().restarts, pool.stats().timeouts) == (2, 2)
+
+    with_pool(body, replicas=2, timeout_s=1.0)
+
+
 def test_a_constructor_that_raises_fails_the_start_with_its_reason() -> None:
     async def body(pool: ActorPool) -> None: ...
 

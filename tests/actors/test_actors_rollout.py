@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import psutil
@@ -9,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from repo_ray.actors.rollout import RolloutActor
+from repo_ray.actors.rollout import ANSWER_TIMEOUT_S, RolloutActor
 from repo_ray.config.settings import Config, LoraShape
 from repo_ray.models.adapters import adapter_digest, add_adapters, export_adapter
 from repo_ray.models.chat import encode_prompt
@@ -106,3 +107,22 @@ async def test_start_sample_push_and_a_violent_end(
     assert any("EngineCore" in " ".join(p.cmdline()) for p in below)
     process.kill()
     assert psutil.wait_procs(below, timeout=15)[1] == []
+
+
+async def test_an_engine_core_that_is_frozen_is_found_out_after_a_call_was_given_up(
+    cluster, folder: Path, adapters: tuple[bytes, bytes]
+):
+    actor = start_actor(folder, adapters[0], 1)
+    await actor.ready.remote()
+    (core,) = [p for p in actor_process().children() if "EngineCore" in " ".join(p.cmdline())]
+    core.suspend()
+    await actor.ping.remote()  # nothing is known yet
+    call = actor.sample.remote("s", "p", 0, [1, 2], 1)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(call, 1.0)
+    ray.cancel(call)
+    with pytest.raises(ray.exceptions.RayActorError):
+        for _ in range(10):  # a ping may overtake the cancellation
+            await asyncio.wait_for(actor.ping.remote(), ANSWER_TIMEOUT_S + 10)
+            await asyncio.sleep(1)
+    assert psutil.wait_procs([core], timeout=15)[1] == []

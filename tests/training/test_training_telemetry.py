@@ -27,6 +27,11 @@ STATS = PoolStats(
     restarts=2,
     queue_s=1.5,
     busy_share=0.25,
+    max_queue=64,
+    longest_queue=9,
+    longest_wait_s=2.5,
+    busy_s=30.0,
+    able_s=90.0,
 )
 
 
