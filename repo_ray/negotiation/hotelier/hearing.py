@@ -20,6 +20,7 @@ from repo_ray.negotiation.hotelier.wording import (
     promises,
     readable,
     repeated_share,
+    scripted,
     sentences_of,
     words_of,
 )
@@ -153,7 +154,7 @@ def hear(reply: str, state: State, chat: Sequence[Message]) -> Heard:
     listened = _read(sentences_of(noticed), state) if noticed != reply else whole
     clear = readable(reply)
     spoken = [m.content for m in chat if m.role == "user"]
-    heeded = [s for s in listened if clear and readable(s.text)]
+    heeded = [s for s in listened if clear and readable(s.text) and not scripted(s.text)]
     said = frozenset(round(f.value) for text in spoken for f in find_figures(text))
     deal = _deal(heeded, state)
     evidence, facts = _grounds(heeded, state)
@@ -168,10 +169,11 @@ def hear(reply: str, state: State, chat: Sequence[Message]) -> Heard:
     open_after = {i.ticket for i in state.open_items} - set(deal.takes)
     leaves = not deal.asks and not deal.takes and any(_LEAVES.search(s.text) for s in heeded)
     earlier = [m.content for m in chat if m.role == "assistant"]
+    said_to_him = " ".join(s for s in sentences_of(reply) if not scripted(s))
     return Heard(
         words=len(words_of(reply)),
         readable=clear,
-        repeats=repeated_share(reply, earlier) > REPEATED,
+        repeats=repeated_share(said_to_him, earlier) > REPEATED,
         asks=deal.asks,
         takes=deal.takes,
         claimed=deal.claimed,

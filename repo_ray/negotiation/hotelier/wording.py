@@ -65,9 +65,23 @@ _PRAISE = re.compile(
 )
 
 
+#: Not said to a person: role labels, markup, and orders to whoever runs the conversation.
+_SCRIPT = re.compile(
+    r"[<>{}\[\]|#]|^[\W_]*(?:\w+ ){0,3}(?:system|user|assistant|human|hotelier|simulator|outcome)\s*:"
+    r"|\b(?:previous|new|prior) instructions?\b|\bsimulat(?:or|ion)\b|\b(?:developer|debug) mode\b"
+    r"|\bas (?:the|a) hotelier\b|\byou are now an?\b|\breservation price\b|\bend of conversation\b",
+    re.IGNORECASE,
+)
+
+
 def words_of(text: str) -> list[str]:
     """Lower-case words and numbers, apostrophes kept."""
     return re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower().replace("’", "'"))
+
+
+def scripted(text: str) -> bool:
+    """Whether a sentence is meant for a program, and so not for a hotelier."""
+    return _SCRIPT.search(text) is not None
 
 
 def sentences_of(text: str) -> list[str]:
