@@ -12,6 +12,7 @@ import jinja2
 from repo_ray.evaluation.measures import Row, compute_differences, compute_measures
 from repo_ray.evaluation.report_examples import examples
 from repo_ray.evaluation.report_hacking import hacking_view
+from repo_ray.evaluation.report_pools import pool_rows
 from repo_ray.evaluation.report_view import (
     accounting,
     chart_cards,
@@ -95,5 +96,6 @@ def render(data: ReportData) -> str:
         software=list(dict(data.summary.get("software", {})).items()),
         reductions=[str(r) for r in data.summary.get("reductions", [])],
         accounting=accounting(data.summary, data.metrics),
+        pools=pool_rows(data.metrics),
         pushes=pushes,
     )

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 import ray
-from aiohttp import web
-from aiohttp.test_utils import TestServer
+from slow_judge import start_slow_judge
 
 from repo_ray.actors.pool import ActorPool
 from repo_ray.actors.scorers import EndpointJudgeActor, RulesActor
@@ -60,32 +59,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-async def start_server(latency_s: float) -> TestServer:
-    """An OpenAI-compatible endpoint that says no to every criterion after `latency_s`."""
-
-    async def answer(request: web.Request) -> web.Response:
-        asked = await request.json()
-        content = "yes"
-        if "response_format" in asked:
-            await asyncio.sleep(latency_s)
-            names = asked["response_format"]["json_schema"]["schema"]["required"]
-            no = '{"evidence": "", "verdict": false}'
-            content = "{" + ", ".join(f'"{name}": {no}' for name in names) + "}"
-        message = {"role": "assistant", "content": content, "refusal": None}
-        choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}
-        body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
-        return web.json_response(body | {"choices": [choice]})
-
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    server = TestServer(app)
-    await server.start_server()
-    return server
-
-
 async def measure(case: Case) -> Measured:
     """Scores every reply by judge and rules, as they come."""
-    server = await start_server(case.latency_s)
+    server = await start_slow_judge(case.latency_s)
     config = Config.model_validate(
         {
             "judge": {

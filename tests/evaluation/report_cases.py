@@ -62,6 +62,21 @@ def replies(given: list[dict[str, Any]], skill: float, seed: int) -> list[Genera
     return found
 
 
+def pool_stats(calls: int, queue: int, wait_s: float, steps: int, busy_s: float) -> dict[str, Any]:
+    """As `PoolStats` after `steps` steps of `calls` calls each, 20 s long."""
+    return {
+        "wanted": 1,
+        "calls": calls * steps,
+        "timeouts": 0,
+        "restarts": 0,
+        "max_queue": 256,
+        "longest_queue": queue,
+        "longest_wait_s": wait_s,
+        "busy_s": busy_s * steps,
+        "able_s": 20.0 * steps,
+    }
+
+
 def report_data(steps: int = 40, hostile: str = "") -> ReportData:
     """Three columns that improve, curves with noise, one dropped prompt; `hostile` is one reply."""
     rng = random.Random(7)
@@ -102,6 +117,10 @@ def report_data(steps: int = 40, hostile: str = "") -> ReportData:
                 "time/update_s": 5 + rng.gauss(0, 0.2),
                 "time/push_s": 1.2,
                 "skipped": "",
+                "pools": {
+                    "rollout": pool_stats(16, 4, 0.3, step % 20, 10.0),
+                    "judge": pool_stats(32, 200, 6.4, step, 19.0),
+                },
                 "publication": [
                     {
                         "engine": "rollout-0",

@@ -1,6 +1,8 @@
 """A run with a fake engine and a fake learner: everything else is real, and steps take milliseconds.
 
-python fake_engine_run.py FOLDER STEPS
+python fake_engine_run.py FOLDER STEPS [SECONDS]
+
+With SECONDS, an endpoint judge that answers after that time joins, and the run is asynchronous.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
+from slow_judge import start_slow_judge
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.pool import ActorPool
@@ -28,6 +31,7 @@ from repo_ray.training.system import Folders, System
 
 REFUND = Path(__file__).parents[2] / "jobs" / "configs" / "refund"
 REPLY_TOKENS = 64
+JUDGE_SLOTS, JUDGE_QUEUE = 3, 12
 WORDS = [
     "Wir",
     "erstatten",
@@ -98,9 +102,9 @@ class FakeLearner:
         (folder / "policy.safetensors").write_bytes(random.randbytes(1_000_000))
 
 
-async def main(root: Path, steps: int) -> None:
+async def main(root: Path, steps: int, latency_s: float) -> None:
     pool = {"cpus": 0.1, "threads": 1, "max_in_flight": 16}
-    tree = {
+    tree: dict[str, Any] = {
         "run": {
             "name": root.name,
             "dir": str(root.parent),
@@ -108,7 +112,7 @@ async def main(root: Path, steps: int) -> None:
             "epochs": 10_000,
             "batch_size": 16,
             "checkpoint_every": 50,
-            "staleness": 0,
+            "staleness": 2 if latency_s else 0,
         },
         "data": {"prompts": str(REFUND / "prompts.jsonl")},
         "rules": {"path": str(REFUND / "rules.yaml"), "pool": pool},
@@ -116,6 +120,15 @@ async def main(root: Path, steps: int) -> None:
         "reward_model": {"enabled": False},
         "judge": {"enabled": False},
     }
+    if latency_s:
+        server = await start_slow_judge(latency_s)
+        tree["judge"] = {
+            "kind": "endpoint",
+            "base_url": str(server.make_url("/v1")),
+            "model": "m",
+            "rubric": str(REFUND / "rubric.yaml"),
+            "pool": {**pool, "max_in_flight": JUDGE_SLOTS, "max_queue": JUDGE_QUEUE},
+        }
     config = validate(tree, "soak")
     root.mkdir(parents=True)
     connect(config, RunFolder(root), None)
@@ -153,4 +166,6 @@ async def main(root: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(
+        main(Path(sys.argv[1]), int(sys.argv[2]), float(dict(enumerate(sys.argv)).get(3, 0)))
+    )

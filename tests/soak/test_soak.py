@@ -1,6 +1,7 @@
-"""Long runs hold what they hold: 2,000 steps with a fake engine, 200 with everything real.
+"""Long runs hold what they hold: 2,000 steps with a fake engine, 200 with everything real, and
+engines that are much faster than the judges.
 
-`make soak` runs both and leaves their pages in runs/.
+`make soak` runs them and leaves their pages in runs/.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 import yaml
+from fake_engine_run import JUDGE_QUEUE
 from watch import Watched, growth, page, watch
 
 from repo_ray.config.load import merge
+from repo_ray.evaluation.report_pools import pool_rows
 from repo_ray.training.metrics import read_metrics
 
 HERE = Path(__file__).parent
@@ -28,12 +31,15 @@ CALLS_KEPT = {"RAY_task_events_max_num_task_in_gcs": "2000"}
 
 def soak(title: str, run: Path, command: list[str], steps: int) -> None:
     output = run.parent / "output"
+    shared = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     with output.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | CALLS_KEPT,
+            env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+            | CALLS_KEPT
+            | {"PYTHONPATH": shared},
         )
         try:
             found = watch(process, run, every_s=2.0)
@@ -52,6 +58,22 @@ def soak(title: str, run: Path, command: list[str], steps: int) -> None:
 def test_two_thousand_steps_with_a_fake_engine(tmp_path: Path) -> None:
     command = [str(HERE / "fake_engine_run.py"), str(tmp_path / "fake"), "2000"]
     soak("2,000 steps with a fake engine", tmp_path / "fake", command, 2000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_engines_ten_times_faster_than_judges_wait(tmp_path: Path) -> None:
+    """Six judgements a second at most; the engine alone gives more than ten times as many."""
+    command = [str(HERE / "fake_engine_run.py"), str(tmp_path / "overload"), "120", "0.5"]
+    soak("120 steps, judges overloaded", tmp_path / "overload", command, 120)
+    rows = read_metrics(tmp_path / "overload")
+    judge, engine = rows[-1]["pools"]["judge"], rows[-1]["pools"]["rollout"]
+    print(pool_rows(rows))
+    assert judge["busy_s"] > 0.9 * judge["able_s"]
+    assert engine["busy_s"] < 0.1 * engine["able_s"]
+    assert 0 < judge["longest_queue"] <= JUDGE_QUEUE
+    ledger = rows[-1]["ledger"]
+    assert ledger["issued"] == ledger["consumed"] == 120 * 16
 
 
 @pytest.mark.slow
