@@ -13,8 +13,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from repo_ray.actors.learner import LearnerError
 from repo_ray.actors.members import PoolError
-from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.actors.placement import PlacementError
+from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
