@@ -11,6 +11,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
 
+#: Rooms whose tests start actors, engines or whole runs.
+STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "learner", "pipeline", "rollouts")
+STARTING += ("serving", "soak", "training")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups for two workers: what starts processes and mostly waits for them, one at a time,
+    and beside it what only computes."""
+    here = Path(__file__).parent
+    for item in items:
+        room = item.path.relative_to(here).parts[0]
+        item.add_marker(pytest.mark.xdist_group("starting" if room in STARTING else "computing"))
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
