@@ -2,7 +2,8 @@
 
 It gives the likelihood of every criterion of the rubric and no evidence text. It knows only the
 criteria it was tuned on, and each of them only as well as its held-out AUC says: those below
-the limit are switched off, visibly.
+the limit are switched off, visibly. Sentences of a reply that talk to the judge instead of the
+other side are left out before it is judged, and named in the score.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from repo_ray.models.packing import (
     tree_length,
 )
 from repo_ray.records import Prompt, Score
-from repo_ray.rewards.judge.network import JudgeModel, judge_tree
+from repo_ray.rewards.judge.network import (
+    ADDRESSED,
+    JudgeModel,
+    judge_tree,
+    reply_sentences,
+)
 from repo_ray.rewards.judge.rubric import Rubric
 from repo_ray.rewards.tuned import (
     Card,
@@ -37,7 +43,10 @@ from repo_ray.rewards.tuned import (
 )
 
 NAME = "judge"
-FORMAT = "repo_ray.judge/1"
+FORMAT = "repo_ray.judge/2"
+#: A sentence more likely than this to talk to the judge is left out. Lower than one half: what is
+#: left out by mistake costs one sentence of a reply, what is missed may cost the verdict.
+TALKS = 0.3
 
 log = logging.getLogger(__name__)
 
@@ -111,19 +120,18 @@ class LocalJudge:
         self._budget = config.reward_model.batch_tokens
 
     def _answers(self, folder: Path, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Directions [criteria, D] and offsets [criteria] of the criteria in use."""
+        """Directions [A, D] and offsets [A] of the criteria in use and, last, of `ADDRESSED`."""
         missing = [
             key
-            for c in self._rubric.ids
+            for c in (*self._rubric.ids, ADDRESSED)
             for key in (f"direction.{c}", f"offset.{c}")
             if key not in tensors
         ]
         if missing:
             raise CheckpointError(f"{folder / NAME}.safetensors: no {', '.join(missing)}")
-        directions = [tensors[f"direction.{c}"] for c in self._rubric.ids]
-        offsets = [tensors[f"offset.{c}"] for c in self._rubric.ids]
-        if not directions:
-            return torch.empty(0), torch.empty(0)
+        answers = (*self._rubric.ids, ADDRESSED)
+        directions = [tensors[f"direction.{a}"] for a in answers]
+        offsets = [tensors[f"offset.{a}"] for a in answers]
         return torch.stack(directions).to(self._device), torch.cat(offsets).to(self._device)
 
     def score(self, batch: Sequence[tuple[Prompt, str]]) -> list[Score]:
@@ -141,33 +149,49 @@ class LocalJudge:
         trees = [judge_tree(self._tokenizer, prompt.messages, [reply]) for prompt, reply in batch]
         lengths = [tree_length(tree) for tree in trees]
         usable = [i for i, length in enumerate(lengths) if length <= self._limit]
-        answers: dict[int, list[float]] = {}
-        for rows in token_budget_batches([lengths[i] for i in usable], self._budget):
-            indices = [usable[row] for row in rows]
-            values = self._likelihoods([trees[i] for i in indices])
-            answers.update(zip(indices, values, strict=True))
+        read = dict(zip(usable, self._read([trees[i] for i in usable]), strict=True))
+        left_out: dict[int, str] = {}
+        kept: dict[int, str] = {}
+        for i, (_, talks) in read.items():
+            if max(talks) > TALKS:
+                parts = list(zip(reply_sentences(batch[i][1]), talks, strict=True))
+                left_out[i] = "".join(text for text, p in parts if p > TALKS)
+                kept[i] = "".join(text for text, p in parts if p <= TALKS)
+        again = [judge_tree(self._tokenizer, batch[i][0].messages, [kept[i]]) for i in kept]
+        read.update(zip(kept, self._read(again), strict=True))
         latency = (time.perf_counter() - started) / max(len(batch), 1)
         return [
-            self._scored(answers[i], latency)
-            if i in answers
+            self._scored(read[i][0], left_out.get(i, ""), latency)
+            if i in read
             else Score.invalid(
                 "judge", f"too_long: {lengths[i]} tokens, the model takes {self._limit}", latency
             )
             for i in range(len(batch))
         ]
 
-    def _likelihoods(self, trees: Sequence[Tree]) -> list[list[float]]:
-        packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
-        with torch.inference_mode():
-            hidden = read_hidden(self._model.get_decoder(), packed)
-            return torch.sigmoid(hidden.float() @ self._directions.T + self._offsets).tolist()
+    def _read(self, trees: Sequence[Tree]) -> list[tuple[list[float], list[float]]]:
+        """Of each tree (one reply): the criteria's likelihoods, and of each sentence the
+        likelihood that it talks to the judge."""
+        found: list[tuple[list[float], list[float]]] = [([], [])] * len(trees)
+        lengths = [tree_length(tree) for tree in trees]
+        for indices in token_budget_batches(lengths, self._budget):
+            chosen = [trees[i] for i in indices]
+            packed = pack(chosen, self._tokenizer.pad_token_id, self._model.dtype, self._device)
+            with torch.inference_mode():
+                hidden = read_hidden(self._model.get_decoder(), packed)
+                values = torch.sigmoid(hidden.float() @ self._directions.T + self._offsets)
+            reads = [sum(segment.read for segment in tree) for tree in chosen]
+            for i, value in zip(indices, values.split(reads), strict=True):
+                found[i] = (value[-1, :-1].tolist(), value[:-1, -1].tolist())
+        return found
 
-    def _scored(self, likelihoods: list[float], latency: float) -> Score:
+    def _scored(self, likelihoods: list[float], left_out: str, latency: float) -> Score:
         verdicts = dict(zip(self._rubric.ids, likelihoods, strict=True))
         for criterion, likelihood in verdicts.items():
             if not math.isfinite(likelihood):
                 return Score.invalid("judge", f"non_finite: criterion {criterion}", latency)
-        value, detail = self._rubric.points(verdicts)
+        note = f"left out, as it talks to the judge: {left_out.strip()}" if left_out else ""
+        value, detail = self._rubric.points(verdicts, dict.fromkeys(verdicts, note))
         return Score("judge", value, detail, latency)
 
 

@@ -8,6 +8,10 @@ The network does not read the criteria's wording, and so knows those it was tune
 others. Asking it in words (a question per criterion, read at the tokens ` yes` and ` no`) was
 tried: for the same computing time the small model learned far less (median held-out AUC 0.66
 to 0.76 against 0.87), and scoring took twice as long.
+
+A reply may hold text that is meant for the judge. The network is read after every sentence as
+well, where one more answer says whether that sentence talks to the judge: whoever judges leaves
+such sentences out.
 """
 
 from __future__ import annotations
@@ -25,25 +29,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repo_ray.models.adapters import adapter_parameters, adapter_tensors, computing
 from repo_ray.models.chat import encode_text
-from repo_ray.models.packing import PackedBatch, Tree, branches, read_hidden
+from repo_ray.models.packing import PackedBatch, Segment, Tree, read_hidden
 from repo_ray.records import Message
+from repo_ray.rewards.judge.injections import sentences
 
 ADAPTER = "judge"
+#: The answer to whether a sentence talks to the judge. No criterion can have this name.
+ADDRESSED = "#addressed"
 _FENCE = '"""'
 _NAMES = {"system": "Task", "user": "Other side", "assistant": "Agent"}
 
 
 class JudgeModel(nn.Module):
-    """Base with a trainable adapter, and one answer per criterion."""
+    """Base with a trainable adapter, one answer per criterion and, last, `ADDRESSED`."""
 
     def __init__(self, model: PeftModel, criteria: Sequence[str]) -> None:
         super().__init__()
         self.model = model
-        self.criteria = tuple(criteria)
+        self.answers = (*criteria, ADDRESSED)
         size = model.config.hidden_size
         # Small and random: with zeros the adapter would get no gradient in the first step.
-        self.directions = nn.Parameter(torch.randn(len(self.criteria), size) / math.sqrt(size))
-        self.offsets = nn.Parameter(torch.zeros(len(self.criteria)))
+        self.directions = nn.Parameter(torch.randn(len(self.answers), size) / math.sqrt(size))
+        self.offsets = nn.Parameter(torch.zeros(len(self.answers)))
 
     def decoder(self) -> nn.Module:
         """The base without its language-model head."""
@@ -52,18 +59,18 @@ class JudgeModel(nn.Module):
     def trainable(self) -> list[nn.Parameter]:
         return [*adapter_parameters(self.model, ADAPTER), self.directions, self.offsets]
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "N C"]:
-        """logit(yes) - logit(no) of every criterion at `batch.reads`."""
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "N A"]:
+        """logit(yes) - logit(no) of every answer at `batch.reads` (see `judge_tree`)."""
         with computing(self.model, ADAPTER):
             hidden = read_hidden(self.decoder(), batch)
         return hidden.float() @ self.directions.T + self.offsets
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint stores: the adapter, and each criterion's direction and offset."""
+        """What a checkpoint stores: the adapter, and each answer's direction and offset."""
         tensors = adapter_tensors(self.model, ADAPTER)
-        for index, criterion in enumerate(self.criteria):
-            tensors[f"direction.{criterion}"] = self.directions[index]
-            tensors[f"offset.{criterion}"] = self.offsets[index : index + 1]
+        for index, answer in enumerate(self.answers):
+            tensors[f"direction.{answer}"] = self.directions[index]
+            tensors[f"offset.{answer}"] = self.offsets[index : index + 1]
         return tensors
 
 
@@ -93,16 +100,31 @@ def judge_loss(
 def judge_tree(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], replies: Sequence[str]
 ) -> Tree:
-    """One conversation with one or several replies, each read at its end.
+    """One conversation with one or several replies, each read after every sentence and at its end.
 
     All content is fenced and neutralised: neither control tokens nor the fence can be faked.
     """
-    lines = [f"{_NAMES[m.role]}: {_fenced(m.content)}" for m in messages]
-    prefix = encode_text(tokenizer, "\n".join(lines))
-    return branches(
-        prefix, [encode_text(tokenizer, f"\nReply: {_fenced(reply)}") for reply in replies]
-    )
+    lines = [f"{_NAMES[m.role]}: {_FENCE}{_unfenced(m.content)}{_FENCE}" for m in messages]
+    tree = [Segment(encode_text(tokenizer, "\n".join(lines)))]
+    for reply in replies:
+        parent = 0
+        first, *others = reply_sentences(reply)
+        for text in (f"\nReply: {_FENCE}{first}", *others, _FENCE):
+            tree.append(Segment(encode_text(tokenizer, text), parent, read=True))
+            parent = len(tree) - 1
+    return tree
 
 
-def _fenced(text: str) -> str:
-    return _FENCE + text.strip().replace(_FENCE, "'''") + _FENCE
+def reply_sentences(reply: str) -> list[str]:
+    """The sentences of a reply as `judge_tree` reads it."""
+    return sentences(_unfenced(reply))
+
+
+def reply_ends(tree: Tree) -> list[bool]:
+    """Of each read of the tree, whether it is at a reply's end."""
+    parents = {segment.parent for segment in tree}
+    return [i not in parents for i, segment in enumerate(tree) if segment.read]
+
+
+def _unfenced(text: str) -> str:
+    return text.strip().replace(_FENCE, "'''")
