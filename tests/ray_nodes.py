@@ -82,11 +82,11 @@ class RayNode:
         return found
 
     def named(self, title: str) -> list[psutil.Process]:
-        """This node's processes whose title begins with `title`, such as `ray::RulesActor`."""
+        """This node's processes with `title` in their command, such as `ray::RulesActor`."""
         found = []
         for process in self.processes():
             try:
-                if " ".join(process.cmdline()).startswith(title):
+                if title in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.Error:
                 continue

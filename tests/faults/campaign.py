@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,8 +26,10 @@ import pyarrow.parquet as pq
 import yaml
 from ray_nodes import ROLE, RayCluster, RayNode
 
-from repo_ray.config.load import merge
+from repo_ray.config.load import load_config, merge
+from repo_ray.data.reader import read_prompts
 from repo_ray.training.metrics import read_metrics
+from repo_ray.training.schedule import Schedule
 
 JOB = Path(__file__).parents[2] / "jobs" / "train_repo.py"
 BATCH = 4
@@ -40,7 +41,16 @@ RECOVERED = 2
 LONGEST_DELAY_S = 4.0
 
 Target = Literal[
-    "rollout", "engine", "reward_model", "judge", "rules", "learner", "driver", "judge_node"
+    "rollout",
+    "engine",
+    "reward_model",
+    "judge",
+    "rules",
+    "rule_process",
+    "learner",
+    "driver",
+    "judge_node",
+    "rollout_node",
 ]
 Action = Literal["kill", "freeze"]
 
@@ -51,8 +61,10 @@ PLACES: dict[Target, tuple[str, str]] = {
     "reward_model": ("judge", "ray::RewardModelActor"),
     "judge": ("judge", "ray::LocalJudgeActor"),
     "rules": ("judge", "ray::RulesActor"),
+    "rule_process": ("judge", "sandbox_child"),
     "learner": ("driver", "ray::LearnerActor"),
     "judge_node": ("judge", ""),
+    "rollout_node": ("rollout", ""),
 }
 TARGETS: tuple[Target, ...] = (*PLACES, "driver")
 
@@ -71,7 +83,7 @@ SETTINGS: dict[str, Any] = {
         "placement_timeout_s": 60,
         "silence_s": 30,
     },
-    "learner": {**on("driver"), "timeout_s": 60},
+    "learner": {**on("driver"), "timeout_s": 60, "world_size": 2},
     "rollout": {"pool": {**on("rollout"), "timeout_s": 60, "max_restarts": 1000}},
     "reward_model": {"pool": {**on("judge"), "timeout_s": 20, "max_restarts": 1000}},
     "judge": {"pool": {**on("judge"), "timeout_s": 20, "max_restarts": 1000}},
@@ -149,10 +161,11 @@ class Campaign:
         number = signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP
         for process in victims:
             _signal(process, number)
-        if fault.target == "judge_node":
+        if fault.target.endswith("_node"):
+            role, _ = PLACES[fault.target]
             if fault.action == "kill":
-                self._nodes["judge"].kill()
-            (self._nodes["judge"],) = self.cluster.add("judge")
+                self._nodes[role].kill()
+            (self._nodes[role],) = self.cluster.add(role)
         resumed = self._wait(at_step + RECOVERED, f"{fault} at step {at_step}")
         outcome = Outcome(fault, at_step, resumed, time.monotonic() - began)
         if fault.action == "freeze":
@@ -196,6 +209,9 @@ class Campaign:
         limit = time.monotonic() + LIMIT_S
         while True:
             found = self._nodes[role].named(title) if title else self._nodes[role].processes()
+            if found and title:
+                # Of several learner ranks, one.
+                return [random.Random(fault.delay_s).choice(found)]
             if found:
                 return found
             assert time.monotonic() < limit, f"{fault}: no process to be found"
@@ -242,25 +258,31 @@ def recount(run: Path) -> dict[str, Any]:
     Every prompt of every step is consumed once, in the order of the schedule, or dropped with a
     cause; no sample is in two batches; every update was published to every engine and verified.
     """
+    config = load_config(run / "config.yaml")
+    prompts = read_prompts(run / "data" / "prompts.parquet", split="train")
+    schedule = Schedule.of(prompts, config.run, config.algorithm.group_size)
     metrics = read_metrics(run)
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
     ledger: dict[str, Any] = metrics[-1]["ledger"]
-    rows: list[dict[str, Any]] = []
+    issued = consumed = 0
     for row in metrics:
-        path = run / "trajectories" / f"step-{row['step'] - 1:06d}.parquet"
-        batch = pq.read_table(path, columns=["step", "sample_id", "prompt_id", "versions"])
-        found = batch.to_pylist()
-        assert {r["step"] for r in found} <= {row["step"] - 1}
-        positions = [int(r["sample_id"].split("-")[1]) for r in found]
+        step = row["step"] - 1
+        scheduled = schedule.batch(step)
+        issued += len(scheduled)
+        path = run / "trajectories" / f"step-{step:06d}.parquet"
+        batch = pq.read_table(path).to_pylist()
+        assert {r["step"] for r in batch} <= {step}
+        assert {v for r in batch for v in r["versions"]} <= {step}
+        positions = [int(r["sample_id"].split("-")[1]) for r in batch]
         assert positions == sorted(set(positions))
-        assert {v for r in found for v in r["versions"]} == {row["step"] - 1}
-        assert {(p["version"]) for p in row["publication"]} == {row["step"]}
-        rows += found
-    twice = [i for i, n in Counter(r["sample_id"] for r in rows).items() if n > 1]
-    assert not twice
-    assert ledger["issued"] == BATCH * len(metrics)
-    assert ledger["consumed"] == len(rows)
-    assert ledger["issued"] == ledger["consumed"] + sum(ledger["dropped"].values())
+        for position, r in zip(positions, batch, strict=True):
+            assert r["sample_id"].split("-")[0] == str(step)
+            assert r["prompt_id"] == scheduled[position].prompt_id
+        # An engine that was down at the push is verified when it joins.
+        assert {p["version"] for p in row["publication"]} <= {row["step"]}
+        consumed += len(batch)
+    assert (ledger["issued"], ledger["consumed"]) == (issued, consumed)
+    assert issued == consumed + sum(ledger["dropped"].values())
     return ledger
 
 
