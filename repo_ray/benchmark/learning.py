@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 from repo_ray.benchmark.measure import Work
 from repo_ray.benchmark.stock import StockLearner
 from repo_ray.config.settings import Config
 from repo_ray.learner.ppo_learner import PPOLearner
+from repo_ray.models.loading import load_base
 from repo_ray.records import Experience, Prompt, Reward, Rollout
 
-PROMPT_TOKENS = 48
+#: Tokens of a prompt; ids are drawn below `VOCABULARY`.
+PROMPT_TOKENS, VOCABULARY = 48, 1000
 
 
-def experiences(lengths: Sequence[int], vocabulary: int, seed: int) -> list[Experience]:
+def experiences(lengths: Sequence[int], seed: int) -> list[Experience]:
     """Random tokens; a learner's cost does not depend on what they say."""
     rng = random.Random(seed)
     made = []
@@ -28,8 +31,8 @@ def experiences(lengths: Sequence[int], vocabulary: int, seed: int) -> list[Expe
             sample_id=f"0-{i}-0",
             prompt_id=f"p{i}",
             attempt=0,
-            prompt_token_ids=tuple(rng.randrange(vocabulary) for _ in range(PROMPT_TOKENS)),
-            token_ids=tuple(rng.randrange(vocabulary) for _ in range(n)),
+            prompt_token_ids=tuple(rng.randrange(VOCABULARY) for _ in range(PROMPT_TOKENS)),
+            token_ids=tuple(rng.randrange(VOCABULARY) for _ in range(n)),
             loss_mask=(True,) * n,
             logprobs=(-2.0,) * n,
             versions=(0,) * n,
@@ -49,7 +52,7 @@ def tokens(batch: Sequence[Experience]) -> int:
 def against_stock(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
     """16 samples of 48 + 64 tokens, one update of policy and value each."""
     ours, stock = PPOLearner(config, model), StockLearner(config, model)
-    batch = experiences([64] * 16, 1000, 0)
+    batch = experiences([64] * 16, 0)
 
     def update_ours() -> float:
         assert not ours.update(batch).skipped
@@ -64,52 +67,71 @@ def against_stock(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
 
 @contextmanager
 def uneven_lengths(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """32 samples of 8 to 256 new tokens: micro-batches by a token budget against one padded batch
-    after the other in the order in which the samples came."""
+    """32 samples of 8 to 256 new tokens: length-balanced micro-batches within a token budget,
+    against one batch of all, padded to its longest."""
     rng = random.Random(0)
-    batch = experiences([rng.randint(8, 256) for _ in range(32)], 1000, 1)
-    ours = PPOLearner(config, model)
-    rows = 8
+    batch = experiences([rng.randint(8, 256) for _ in range(32)], 1)
+    padded = config.model_copy(
+        update={
+            "learner": config.learner.model_copy(
+                update={"micro_batch_tokens": 32 * (PROMPT_TOKENS + 256)}
+            )
+        }
+    )
+    ours, whole = PPOLearner(config, model), PPOLearner(padded, model)
 
-    def update_ours() -> float:
-        assert not ours.update(batch).skipped
+    def update(learner: PPOLearner) -> float:
+        assert not learner.update(batch).skipped
         return tokens(batch)
 
-    stock = StockLearner(config, model)
-
-    def padded() -> float:
-        for start in range(0, len(batch), rows):
-            stock.update(batch[start : start + rows])
-        return tokens(batch)
-
-    yield update_ours, padded
+    yield lambda: update(ours), lambda: update(whole)
 
 
-def flops_per_token(config: Config, model: Path, length: int) -> float:
-    """Of one update: floating-point operations per token of a sequence of `length` tokens.
-
-    A multiplication and an addition are two. Per forward pass of N base weights 2N, per backward
-    pass through them 2N more (the base is frozen: no gradient of its weights), attention
-    2 * 2 * length / 2 * hidden * layers a pass (causal), LoRA 6 times its weights (forward, and
-    both gradients). An update has one pass without gradient and two with one.
-    """
-    raise NotImplementedError
-
-
-def gemm_peak(dtype: torch.dtype, seconds: float = 2.0) -> float:
-    """FLOP per second of a large matrix product."""
+@contextmanager
+def against_peak(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
+    """Floating-point operations of updates, against those of large matrix products."""
+    learner = PPOLearner(config, model)
+    batch = experiences([64] * 16, 0)
+    shape = load_base(model, torch.float32, "sdpa")
+    update_flops = flops(shape, config.lora.rank, batch)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = 8192 if device.type == "cuda" else 2048
+    dtype = getattr(torch, config.model.dtype)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
 
-    def one() -> None:
-        a @ b
+    def update() -> float:
+        assert not learner.update(batch).skipped
+        return update_flops
+
+    def products(count: int = 50) -> float:
+        for _ in range(count):
+            a @ b
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return 2 * size**3 * count
 
-    one()
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        one()
-        done += 1
-    return 2 * size**3 * done / (time.perf_counter() - began)
+    yield update, products
+
+
+def flops(base: PreTrainedModel, rank: int, batch: Sequence[Experience]) -> float:
+    """Floating-point operations that one update needs; a multiplication and an addition are two.
+
+    Three forward passes (old values, policy, values) and two backward. Through N frozen weights 2N
+    a token and pass in either direction; through M weights of an adapter 2M forward, 4M backward;
+    attention to half of a sequence of T tokens 2T a token, layer and channel forward, twice that
+    backward. The vocabulary product for the response's tokens alone, once in either direction.
+    """
+    shape = base.config
+    layers = base.base_model.layers  # type: ignore[union-attr]
+    linear = [m for m in layers.modules() if isinstance(m, nn.Linear)]
+    frozen = sum(m.weight.numel() for m in linear)
+    adapter = sum(rank * (m.in_features + m.out_features) for m in linear)
+    width = shape.num_attention_heads * linear[0].out_features // shape.num_attention_heads
+    total = 0.0
+    for e in batch:
+        response = len(e.rollout.token_ids)
+        length = len(e.rollout.prompt_token_ids) + response
+        attention = 2 * length * width * len(layers)
+        total += length * ((3 + 2) * 2 * frozen + (3 * 2 + 2 * 4) * adapter + (3 + 4) * attention)
+        total += response * 2 * 2 * shape.vocab_size * shape.hidden_size
+    return total
