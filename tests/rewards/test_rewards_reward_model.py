@@ -150,6 +150,15 @@ def test_missing_constants_are_a_clear_error(checkpoint, config, missing):
         RewardModelScorer(checkpoint, config, 1)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_unusable_constants_are_a_clear_error(checkpoint, config, mean, std):
+    file = checkpoint / "reward_model.safetensors"
+    constants = {"constants.mean": torch.tensor([mean]), "constants.std": torch.tensor([std])}
+    save_file({**load_file(file), **constants}, file)
+    with pytest.raises(CheckpointError, match=f"mean {mean}, std {std} are unusable"):
+        RewardModelScorer(checkpoint, config, 1)
+
+
 def edit(folder, change):
     file = folder / "reward_model.json"
     card = json.loads(file.read_text())
