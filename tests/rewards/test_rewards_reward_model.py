@@ -158,7 +158,7 @@ def test_unusable_constants_are_a_clear_error(checkpoint, config, mean, std):
     file = checkpoint / "reward_model.safetensors"
     constants = {"constants.mean": torch.tensor([mean]), "constants.std": torch.tensor([std])}
     save_file({**load_file(file), **constants}, file)
-    with pytest.raises(CheckpointError, match="mean .* std .* are unusable"):
+    with pytest.raises(CheckpointError, match=r"mean .* std .* are unusable"):
         RewardModelScorer(checkpoint, config, 1)
 
 

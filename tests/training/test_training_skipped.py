@@ -92,7 +92,7 @@ def test_a_batch_whose_scores_are_all_invalid_ends_the_run_with_the_causes(tmp_p
 
 
 def test_where_any_share_may_be_invalid_an_empty_batch_is_a_skipped_update(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="3 updates in a row .* every prompt was dropped"):
+    with pytest.raises(RunError, match=r"3 updates in a row .* every prompt was dropped"):
         train(tmp_path, INVALID, [], max_invalid_share=1.0)
     first, second = read_metrics(tmp_path)
     assert first["skipped"] == "empty batch: every prompt was dropped"
