@@ -304,6 +304,15 @@ def _checks(
     skipped = [bool(r["skipped"]) for r in metrics if "skipped" in r]
     if any(skipped):
         add(False, "Updates were skipped", f"{sum(skipped)} of {len(skipped)} steps")
+    counted = {
+        "steps_skipped": "Optimizer steps were skipped for a gradient that was not finite",
+        "advantages_zero": "The policy had nothing to learn from: all advantages 0",
+        "value_diverged": "The value network diverged",
+    }
+    for column, title in counted.items():
+        rows = [row for row in metrics if column in row]
+        if steps := sum(bool(row[column]) for row in rows):
+            add(False, title, f"at {steps} of {len(rows)} steps")
     return checks
 
 
