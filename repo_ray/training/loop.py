@@ -20,7 +20,7 @@ from repo_ray.config import Config
 from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
-from repo_ray.training.accounting import Ledger
+from repo_ray.training.accounting import Ledger, in_words
 from repo_ray.training.checkpoints import REWARD, Checkpoint, save_checkpoint
 from repo_ray.training.clock import PhaseClock
 from repo_ray.training.collect import SOURCES, Collected, Collector
@@ -162,18 +162,23 @@ class Controller:
         """One learner step, from a complete batch to verified engines."""
         config, batch = self._config, collected.experiences
         self._ledger.add(self._collector.open.pop(step))
-        if collected.ledger.invalid_share > config.run.max_invalid_share:
-            causes = ", ".join(f"{k} x{v}" for k, v in collected.ledger.invalid.most_common(5))
+        source, share = collected.ledger.most_invalid
+        if share > config.run.max_invalid_share:
             raise RunError(
-                f"step {step}: {collected.ledger.invalid_share:.0%} of the scores are invalid "
-                f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): {causes}"
+                f"step {step}: {share:.0%} of the {source} scores are invalid "
+                f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): "
+                f"{in_words(collected.ledger.invalid)}"
             )
         versions = {v for e in batch for v in e.rollout.versions}
         check_versions(versions, step, config.run.staleness)
         began = time.monotonic()
         self._clock.enter("update")
         result = await self._system.learner.update(batch) if batch else None
-        skipped = result.skipped if result else "empty batch: every prompt was dropped"
+        skipped = (
+            result.skipped
+            if result
+            else f"empty batch: every prompt was dropped ({in_words(collected.ledger.dropped)})"
+        )
         if result is not None:
             write_trajectories(self._folder / "trajectories", step, batch, result)
         self._count_skipped(step, skipped)

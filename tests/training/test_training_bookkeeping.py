@@ -66,8 +66,30 @@ def test_the_ledger_counts_invalid_scores_by_source_and_cause() -> None:
     ledger.count_score(Score.invalid("judge", "timeout: no answer in 5 s"))
     assert ledger.balanced
     assert ledger.invalid == {"judge: timeout": 1}
-    assert ledger.invalid_share == 0.5
+    assert ledger.most_invalid == ("judge", 0.5)
     assert Ledger.from_state(json.loads(json.dumps(ledger.state()))) == ledger
+
+
+def test_a_source_that_is_down_is_not_hidden_by_those_that_answer() -> None:
+    ledger = Ledger()
+    assert ledger.most_invalid == ("", 0.0)
+    for number in range(4):
+        ledger.count_score(Score("reward_model", 1.0))
+        ledger.count_score(Score.invalid("judge", "http 503: away"))
+        ledger.count_score(
+            Score("rules", 0.0) if number else Score.invalid("rules", "raised: rule x")
+        )
+    assert ledger.most_invalid == ("judge", 1.0)
+    ledger.add(ledger)
+    assert ledger.scores_by_source == {"reward_model": 8, "judge": 8, "rules": 8}
+
+
+def test_the_ledger_of_an_earlier_versions_checkpoint_is_read() -> None:
+    old = {"issued": 8, "consumed": 8, "dropped": {}, "samples": 9}
+    ledger = Ledger.from_state({**old, "scores": 27, "invalid": {"judge: timeout": 1}})
+    assert (ledger.scores, ledger.most_invalid) == (27, ("", 0.0))
+    ledger.add(Ledger(scores=3, scores_by_source=Counter(judge=3)))
+    assert ledger.state()["scores"] == 30
 
 
 def write(text: str):  # type: ignore[no-untyped-def]
