@@ -17,6 +17,7 @@ from typing import Any
 from repo_ray.actors.control import Mailbox
 from repo_ray.actors.members import PoolError
 from repo_ray.config import Config
+from repo_ray.learner.ppo_learner import UpdateResult
 from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
@@ -29,7 +30,7 @@ from repo_ray.training.publication import check_versions
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import System
 from repo_ray.training.telemetry import Telemetry
-from repo_ray.training.trajectories import write_trajectories
+from repo_ray.training.trajectories import write_dropped, write_trajectories
 
 log = logging.getLogger(__name__)
 
@@ -173,14 +174,14 @@ class Controller:
         check_versions(versions, step, config.run.staleness)
         began = time.monotonic()
         self._clock.enter("update")
-        result = await self._system.learner.update(batch) if batch else None
-        skipped = (
-            result.skipped
-            if result
-            else f"empty batch: every prompt was dropped ({in_words(collected.ledger.dropped)})"
-        )
-        if result is not None:
-            write_trajectories(self._folder / "trajectories", step, batch, result)
+        if batch:
+            result = await self._system.learner.update(batch)
+        else:
+            causes = in_words(collected.ledger.dropped)
+            result = UpdateResult({}, [], f"empty batch: every prompt was dropped ({causes})")
+        skipped = result.skipped
+        write_trajectories(self._folder / "trajectories", step, batch, result)
+        write_dropped(self._folder / "trajectories", step, collected.dropped)
         self._count_skipped(step, skipped)
         learned = time.monotonic()
         self._clock.enter("push")
@@ -193,7 +194,7 @@ class Controller:
             step + 1,
             {
                 **batch_metrics(batch),
-                **(result.metrics if result else {}),
+                **result.metrics,
                 "skipped": skipped,
                 **({"rollout/lag": step - min(versions)} if versions else {}),
                 "rollout/tokens": collected.tokens,

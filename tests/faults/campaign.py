@@ -246,6 +246,7 @@ def recount(run: Path) -> dict[str, Any]:
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
     ledger: dict[str, Any] = metrics[-1]["ledger"]
     rows: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
     for row in metrics:
         path = run / "trajectories" / f"step-{row['step'] - 1:06d}.parquet"
         batch = pq.read_table(path, columns=["step", "sample_id", "prompt_id", "versions"])
@@ -253,6 +254,10 @@ def recount(run: Path) -> dict[str, Any]:
         assert {r["step"] for r in found} <= {row["step"] - 1}
         positions = [int(r["sample_id"].split("-")[1]) for r in found]
         assert positions == sorted(set(positions))
+        lines = path.with_name(f"dropped-{row['step'] - 1:06d}.jsonl").read_text().splitlines()
+        missing = [json.loads(line) for line in lines]
+        assert sorted(positions + [d["position"] for d in missing]) == list(range(BATCH))
+        dropped.update(d["cause"] for d in missing)
         assert {v for r in found for v in r["versions"]} == {row["step"] - 1}
         assert {(p["version"]) for p in row["publication"]} == {row["step"]}
         rows += found
@@ -260,6 +265,7 @@ def recount(run: Path) -> dict[str, Any]:
     assert not twice
     assert ledger["issued"] == BATCH * len(metrics)
     assert ledger["consumed"] == len(rows)
+    assert ledger["dropped"] == dropped
     assert ledger["issued"] == ledger["consumed"] + sum(ledger["dropped"].values())
     return ledger
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from loop_cases import System, controller
 
 from repo_ray.records import Score
 from repo_ray.training.loop import RunError
+from repo_ray.training.trajectories import read_trajectories
 
 
 def rules(reply: str) -> Score:
@@ -41,3 +43,33 @@ def test_a_stop_for_empty_batches_says_why_prompts_were_dropped(tmp_path: Path) 
         r"was dropped \(judge: http 503 x4\)",
     ):
         asyncio.run(made.train())
+
+
+def test_every_prompt_of_a_step_is_in_its_files_also_when_the_step_is_made_again(
+    tmp_path: Path,
+) -> None:
+    """The first attempt ends in step 1, without a checkpoint; the second one drops all of step 0."""
+
+    def cut(what: str) -> None:
+        if what == "update" and system.version == 1:
+            raise OSError("cut")
+
+    system = System({"rules": rules}, cut)
+    with pytest.raises(OSError, match="cut"):
+        asyncio.run(controller(tmp_path, system, checkpoint_every=9).train())
+    folder = tmp_path / "trajectories"
+    assert len(read_trajectories(folder)) == 4
+    assert (folder / "dropped-000000.jsonl").read_text() == ""
+
+    def judge(reply: str) -> Score:
+        return dead_judge(reply) if reply.startswith("0-") else Score("judge", 1.0)
+
+    made = controller(tmp_path, System({"judge": judge}), steps=2, max_invalid_share=1.0)
+    outcome = asyncio.run(made.train())
+    assert outcome.ledger.dropped == {"judge: http 503": 4}
+    assert [row["step"] for row in read_trajectories(folder)] == [1] * 4
+    lines = [json.loads(one) for one in (folder / "dropped-000000.jsonl").read_text().splitlines()]
+    assert [line.pop("position") for line in lines] == [0, 1, 2, 3]
+    assert len({line.pop("prompt_id") for line in lines}) == 4
+    assert lines == [{"step": 0, "attempts": 3, "cause": "judge: http 503"}] * 4
+    assert (folder / "dropped-000001.jsonl").read_text() == ""
