@@ -22,7 +22,7 @@ from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
 from repo_ray.training.accounting import Ledger, in_words
-from repo_ray.training.checkpoints import REWARD, Checkpoint, save_checkpoint
+from repo_ray.training.checkpoints import REWARD, RUN, Checkpoint, save_checkpoint
 from repo_ray.training.clock import PhaseClock
 from repo_ray.training.collect import SOURCES, Collected, Collector
 from repo_ray.training.metrics import MetricsLog
@@ -96,6 +96,7 @@ class Controller:
             config, system.rollout, system.scorers, encode, self._sample_finished
         )
         self._step = self._start
+        self._saved = resume.step if resume else None
         at_step(self._step)
         self._stepped = time.monotonic()
         self._push_s: list[float] = []
@@ -147,8 +148,10 @@ class Controller:
                 task.cancel()
             await asyncio.gather(*pending.values(), return_exceptions=True)
         if self._step < total:
-            log.info("stopping at step %d; writing a checkpoint", self._step)
-            await self._checkpoint(self._step)
+            log.info("stopping at step %d", self._step)
+            # One that is saved already has the reward of its steps; a new one would have none.
+            if self._saved != self._step:
+                await self._checkpoint(self._step)
         if self._refused is not None:
             raise RunError(
                 f"step {self._step}: the judge can score no further: {self._refused}. A checkpoint "
@@ -235,6 +238,7 @@ class Controller:
         self._clock.enter("checkpoint")
         rewards, self._rewards = self._rewards, []
         state = {
+            RUN: self._config.run.name,
             "ledger": self._ledger.state(),
             "skipped_in_a_row": self._skipped_in_a_row,
             REWARD: sum(rewards) / len(rewards) if rewards else None,
@@ -253,6 +257,7 @@ class Controller:
             write,
             self._config.run.keep_checkpoints,
         )
+        self._saved = step
         if self._after_checkpoint is not None:
             await self._after_checkpoint()
 

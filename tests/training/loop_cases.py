@@ -91,6 +91,7 @@ def controller(folder: Path, system: System, **run: Any) -> Controller:
         "monitor": {"every": 0},
     }
     config = validate(tree, "test")
+    folder.mkdir(exist_ok=True)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     system.version = checkpoint.step if checkpoint else 0
     return Controller(

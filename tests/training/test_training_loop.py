@@ -10,6 +10,7 @@ import pytest
 from loop_cases import System, controller
 
 from repo_ray.records import Score
+from repo_ray.training.checkpoints import REWARD, RUN, best_checkpoint, latest_checkpoint
 from repo_ray.training.loop import RunError
 from repo_ray.training.trajectories import read_trajectories
 
@@ -73,3 +74,35 @@ def test_every_prompt_of_a_step_is_in_its_files_also_when_the_step_is_made_again
     assert len({line.pop("prompt_id") for line in lines}) == 4
     assert lines == [{"step": 0, "attempts": 3, "cause": "judge: http 503"}] * 4
     assert (folder / "dropped-000001.jsonl").read_text() == ""
+
+
+def test_a_stop_writes_the_steps_checkpoint_once(tmp_path: Path) -> None:
+    """A second one would have no reward, and so lose the best."""
+    saves = []
+
+    def stop_in_step_1(what: str) -> None:
+        if what == "save":
+            saves.append(system.version)
+        if what == "push" and system.version == 1:
+            made.request_stop()
+
+    system = System({"rules": rules}, stop_in_step_1)
+    made = controller(tmp_path, system, checkpoint_every=2)
+    outcome = asyncio.run(made.train())
+    assert (outcome.step, outcome.finished, saves) == (2, False, [2])
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert (newest.state[REWARD], newest.state[RUN]) == (pytest.approx(1.1), "r")
+    assert best_checkpoint(tmp_path / "checkpoints") == newest.folder
+
+
+def test_a_stop_between_two_checkpoints_writes_one(tmp_path: Path) -> None:
+    def stop_in_step_0(what: str) -> None:
+        if what == "push":
+            made.request_stop()
+
+    made = controller(tmp_path, System({"rules": rules}, stop_in_step_0), checkpoint_every=9)
+    assert asyncio.run(made.train()).step == 1
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    assert newest.step == 1
