@@ -131,6 +131,17 @@ class Reward:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """A prompt that entered no batch: its place in the step's batch, and why the last attempt at
+    it came to nothing."""
+
+    prompt_id: str
+    position: int
+    attempts: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One scored reply of a dialogue. `prompt` is what it was scored with: the conversation before
     it under the facts of that turn. The agent had the same in the order in which it came.

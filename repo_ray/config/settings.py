@@ -83,7 +83,7 @@ class RunConfig(Settings):
     )
     max_invalid_share: Fraction = Field(
         0.5,
-        description="Run stops when more than this share of the scores of one step is invalid: beyond half, a source is down rather than unlucky.",
+        description="Run stops when more than this share of one source's scores in one step is invalid: beyond half, the source is down rather than unlucky.",
     )
     placement_timeout_s: Annotated[float, Field(ge=0)] = Field(
         600.0,

@@ -209,7 +209,7 @@ class Pipeline:
         prompts: Path,
     ) -> Outcome:
         config, display = self.config, self.display
-        checkpoint = latest_checkpoint(self.folder.checkpoints)
+        checkpoint = latest_checkpoint(self.folder.checkpoints, config.run.name)
         with display.phase("start", "starting engines, learner and scorers (30-60 s on a CPU)"):
             await system.start(policy, display.line, checkpoint.folder if checkpoint else None)
         display.done("all actors are ready")

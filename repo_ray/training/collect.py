@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
+from repo_ray.actors.failures import short
 from repo_ray.actors.pool import ActorPool, CallTimeoutError
 from repo_ray.config import Config
 from repo_ray.negotiation.hotelier.moves import HotelierError
-from repo_ray.records import Experience, Prompt, Reward, Rollout, Score, Source
+from repo_ray.records import Dropped, Experience, Prompt, Reward, Rollout, Score, Source
 from repo_ray.rewards.enhancement import combine
 from repo_ray.rewards.judge.budget import FINAL, BudgetError
+from repo_ray.rollouts.publication import PublicationError
 from repo_ray.training.accounting import Ledger, cause
 from repo_ray.training.dialogues import Episodes, dialogue_experience, play
+
+log = logging.getLogger(__name__)
 
 #: In this order scores are stored and shown.
 SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
@@ -25,13 +30,14 @@ SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's batch in prompt order, and what happened on the way to it.
+    """One step's batch in prompt order, the prompts missing in it, and what happened on the way.
 
     `tokens` counts those that were sampled.
     """
 
     step: int
     experiences: list[Experience]
+    dropped: list[Dropped]
     ledger: Ledger
     seconds: float
     tokens: int
@@ -71,18 +77,20 @@ class Collector:
         ledger = self.open[step] = Ledger(issued=len(prompts))
         start = time.monotonic()
 
-        async def one(position: int, prompt: Prompt) -> Experience | None:
+        async def one(position: int, prompt: Prompt) -> Experience | Dropped:
             experience = await self._experience(step, position, prompt, ledger)
             self._on_sample()
             return experience
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(i, prompt)) for i, prompt in enumerate(prompts)]
-        experiences = [e for e in (task.result() for task in tasks) if e is not None]
+        ended = [task.result() for task in tasks]
+        experiences = [e for e in ended if isinstance(e, Experience)]
         ledger.consumed = len(experiences)
         return Collected(
             step,
             experiences,
+            [e for e in ended if isinstance(e, Dropped)],
             ledger,
             seconds=time.monotonic() - start,
             tokens=sum(sum(e.rollout.loss_mask) for e in experiences),
@@ -90,9 +98,10 @@ class Collector:
 
     async def _experience(
         self, step: int, position: int, prompt: Prompt, ledger: Ledger
-    ) -> Experience | None:
+    ) -> Experience | Dropped:
         last_cause = ""
-        for attempt in range(self._config.run.max_attempts):
+        attempts = self._config.run.max_attempts
+        for attempt in range(attempts):
             sample_id = f"{step}-{position}-{attempt}"
             try:
                 if self._episodes is None:
@@ -102,6 +111,12 @@ class Collector:
             except CallTimeoutError:
                 last_cause = "rollout: timeout"
                 continue
+            except PublicationError:  # an engine that holds another adapter, not this prompt
+                raise
+            except RayTaskError as error:  # what the engine raised on this prompt
+                log.warning("sample %s (prompt %s): %s", sample_id, prompt.prompt_id, short(error))
+                last_cause = f"rollout: {type(error.cause).__name__}"
+                continue
             except HotelierError as error:
                 last_cause = f"hotelier: {error.cause}"
                 continue
@@ -109,7 +124,7 @@ class Collector:
                 return tried
             last_cause = tried
         ledger.dropped[last_cause] += 1
-        return None
+        return Dropped(prompt.prompt_id, position, attempts, last_cause)
 
     async def _reply(
         self, sample_id: str, prompt: Prompt, attempt: int, ledger: Ledger

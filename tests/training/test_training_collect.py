@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from repo_ray.actors.members import PoolError
 from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config.settings import Config
-from repo_ray.records import Message, Prompt, Rollout, Score
+from repo_ray.records import Dropped, Message, Prompt, Rollout, Score
 from repo_ray.rollouts.publication import PublicationError
 from repo_ray.training.collect import Collected, Collector, sampling_seed
 from repo_ray.training.loop import _unwrap
@@ -84,6 +85,7 @@ def test_a_prompt_is_dropped_with_its_cause_after_the_last_attempt() -> None:
 
     collected, _ = collect(judge)
     assert [e.prompt.prompt_id for e in collected.experiences] == ["p1", "p2"]
+    assert collected.dropped == [Dropped("p0", position=0, attempts=3, cause="judge: timeout")]
     assert collected.ledger.dropped == {"judge: timeout": 1}
     assert collected.ledger.invalid == {"judge: timeout": 3}
     assert collected.ledger.balanced
@@ -107,6 +109,40 @@ def test_a_rollout_that_times_out_is_tried_again() -> None:
     collected, _ = collect(lambda prompt, reply: Score("judge", 0.0), sample)
     assert [e.rollout.attempt for e in collected.experiences] == [1, 1, 1]
     assert collected.ledger.samples == 3
+
+
+def refusal(error: Exception) -> Exception:
+    """As `ActorPool.call` raises what the engine raised."""
+    text = f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
+    return RayTaskError("sample", text, error).as_instanceof_cause()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def test_a_prompt_that_the_engine_refuses_is_dropped_after_its_attempts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def sample(sample_id: str, prompt_id: str, attempt: int, tokens: Any, seed: int) -> Rollout:
+        if prompt_id == "p1" or (prompt_id, attempt) == ("p2", 0):
+            raise refusal(ValueError("prompt of 9 tokens"))
+        return rollout(sample_id, prompt_id, attempt, tokens, seed)
+
+    collected, rollouts = collect(lambda prompt, reply: Score("judge", 0.0), sample)
+    assert [e.rollout.sample_id for e in collected.experiences] == ["5-0-0", "5-2-1"]
+    assert collected.dropped == [Dropped("p1", 1, 3, "rollout: ValueError")]
+    assert collected.ledger.dropped == {"rollout: ValueError": 1}
+    assert collected.ledger.balanced
+    assert len(rollouts.calls) == 1 + 3 + 2
+    assert (
+        "sample 5-1-0 (prompt p1): RayTaskError(ValueError): ValueError: prompt of" in caplog.text
+    )
+
+
+def test_an_engine_without_a_verified_adapter_ends_the_batch() -> None:
+    def sample(*args: Any) -> Rollout:
+        raise refusal(PublicationError("nothing is sampled until a push succeeds"))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        collect(lambda prompt, reply: Score("judge", 0.0), sample)
+    assert all(isinstance(e, PublicationError) for e in caught.value.exceptions)
 
 
 def test_a_pool_that_gave_up_stops_the_batch_with_its_own_error() -> None:
