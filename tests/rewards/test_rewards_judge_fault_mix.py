@@ -148,7 +148,8 @@ async def test_answers_of_a_million_tokens_leave_no_memory_behind(server: ChatSe
         config = JudgeConfig.model_validate(settings)
         judge = EndpointJudge(RUBRIC, config, "key", deadline_s=20.0)
         for _ in range(count):
-            assert not (await judge.score(PROMPT, "reply")).valid
+            score = await judge.score(PROMPT, "reply")
+            assert score.error.startswith("malformed: HTTP 200, too long")
         await judge.close()
 
     await flood(3)
