@@ -94,6 +94,15 @@ class ScoreDetail:
     likelihood: float | None = None
 
 
+#: Most characters of a reason that users' rules or a judge give.
+LONGEST_REASON = 1000
+
+
+def storable(reason: str) -> str:
+    """A reason as trajectories can hold it: cut to `LONGEST_REASON`, `?` for what is no Unicode."""
+    return reason[:LONGEST_REASON].encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """What one reward source says of one reply. An invalid score has no value, never zero."""

@@ -13,6 +13,7 @@ from repo_ray.data.schema import HIDDEN, ROLES, SCHEMAS, Kind, columns, required
 __all__ = ["DataError", "Fault", "checked_rows", "validate"]
 
 _SHOWN = 20
+_SURROGATE = "contains a lone surrogate, which is not valid Unicode"
 
 
 class DataError(Exception):
@@ -123,7 +124,7 @@ def _text(value: Any) -> _Problems:
     if not isinstance(value, str):
         yield "", f"expected a string, found {type(value).__name__}"
     elif not _encodable(value):
-        yield "", "contains a lone surrogate, which is not valid Unicode"
+        yield "", _SURROGATE
 
 
 def _filled_text(value: Any) -> _Problems:
@@ -138,12 +139,19 @@ def _whole_number(value: Any) -> _Problems:
 
 
 def _json_object(value: Any) -> _Problems:
+    parsed = object_of(value)
     if not isinstance(value, str | dict):
         yield "", f"expected a JSON object, found {type(value).__name__}"
-    elif object_of(value) is None:
+    elif parsed is None:
         yield "", "is not a JSON object"
-    elif isinstance(value, str) and not _encodable(value):
-        yield "", "contains a lone surrogate, which is not valid Unicode"
+    else:
+        try:
+            storable = _encodable(json.dumps(parsed, ensure_ascii=False))  # escapes are resolved
+        except RecursionError:
+            yield "", "is nested too deeply"
+        else:
+            if not storable:
+                yield "", _SURROGATE
 
 
 def _labels(value: Any) -> _Problems:

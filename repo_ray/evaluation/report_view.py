@@ -28,7 +28,11 @@ CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "points",
         (("E_judge", "reward/e_judge"), ("E_func", "reward/e_func"), ("E_enh", "reward/e_enh")),
     ),
-    ("Reply length", "tokens", (("tokens", "reply/tokens"),)),
+    (
+        "Reply length",
+        "tokens; replies thrown away because a score was invalid beside those of the batch",
+        (("tokens", "reply/tokens"), ("thrown away", "reply/discarded_tokens")),
+    ),
     (
         "Cut off, and rule hits",
         "share cut by the limit; rule hits per reply",

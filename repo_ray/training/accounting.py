@@ -27,6 +27,8 @@ class Ledger:
     invalid: Counter[str] = field(default_factory=Counter)
     scores: int = 0
     scores_by_source: Counter[str] = field(default_factory=Counter)
+    #: Of each attempt thrown away for its scores, the mean tokens of a reply. One batch's alone.
+    discarded_tokens: list[float] = field(default_factory=list)
 
     def count_score(self, score: Score) -> None:
         self.scores += 1

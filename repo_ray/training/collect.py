@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: In this order scores are stored and shown.
 SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
+#: A score that fails with one of these causes may succeed when the same reply is scored again.
+PASSING = ("timeout", "actor")
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,11 @@ class Collector:
         rollout = await self._sample(
             sample_id, prompt.prompt_id, attempt, self._encode(prompt), ledger
         )
-        scores = await self.score(prompt, rollout.text)
-        return _count(scores, ledger) or Experience(prompt, rollout, scores, self.reward(scores))
+        scores = await self.score(prompt, rollout.text, ledger.count_score)
+        if reason := _count(scores, ledger):
+            ledger.discarded_tokens.append(sum(rollout.loss_mask))
+            return reason
+        return Experience(prompt, rollout, scores, self.reward(scores))
 
     async def _dialogue(
         self, episodes: Episodes, sample_id: str, opening: Prompt, attempt: int, ledger: Ledger
@@ -158,7 +164,7 @@ class Collector:
                 episodes.dialogue.max_turns,
                 self._config.rollout.max_model_len - self._config.sampling.max_new_tokens,
                 lambda prompt, reply: scoring.append(
-                    asyncio.ensure_future(self.score(prompt, reply))
+                    asyncio.ensure_future(self.score(prompt, reply, ledger.count_score))
                 ),
             )
             scores = await asyncio.gather(*scoring)
@@ -167,6 +173,7 @@ class Collector:
                 task.cancel()
             await asyncio.gather(*scoring, return_exceptions=True)
         if invalid := [reason for turn in scores if (reason := _count(turn, ledger))]:
+            ledger.discarded_tokens.append(fmean(sum(r.loss_mask) for r in played.rollouts))
             return invalid[0]
         rewards = [self.reward(turn) for turn in scores]
         return dialogue_experience(sample_id, played, scores, rewards, episodes.dialogue.reward)
@@ -185,21 +192,38 @@ class Collector:
         ledger.samples += 1
         return rollout
 
-    async def score(self, prompt: Prompt, reply: str) -> tuple[Score, ...]:
-        """Every source's score of one reply, in parallel. A time-out is an invalid score."""
+    async def score(
+        self,
+        prompt: Prompt,
+        reply: str,
+        on_second_try: Callable[[Score], None] = lambda first: None,
+    ) -> tuple[Score, ...]:
+        """Every source's score of one reply, in parallel. A time-out is an invalid score.
+
+        A source that fails for a cause in `PASSING` is asked once more: the caller samples anew
+        where a score is invalid, and as long replies take longer to score, what is sampled
+        instead is shorter on average. `on_second_try` is told the score that failed.
+        """
 
         async def one(source: Source) -> Score:
-            start = time.monotonic()
-            try:
-                score: Score = await self._scorers[source].call("score", prompt, reply)
-                return score
-            except CallTimeoutError as error:
-                return Score.invalid(source, f"timeout: {error}", time.monotonic() - start)
-            except RayError as error:  # what the scorer itself raised; its last line says what
-                reason = str(error).strip().splitlines()[-1]
-                return Score.invalid(source, f"actor: {reason}", time.monotonic() - start)
+            score = await self._ask(source, prompt, reply)
+            if cause(score.error) in PASSING:
+                on_second_try(score)
+                score = await self._ask(source, prompt, reply)
+            return score
 
         return tuple(await asyncio.gather(*(one(s) for s in SOURCES if s in self._scorers)))
+
+    async def _ask(self, source: Source, prompt: Prompt, reply: str) -> Score:
+        start = time.monotonic()
+        try:
+            score: Score = await self._scorers[source].call("score", prompt, reply)
+            return score
+        except CallTimeoutError as error:
+            return Score.invalid(source, f"timeout: {error}", time.monotonic() - start)
+        except RayError as error:  # what the scorer itself raised; its last line says what
+            reason = str(error).strip().splitlines()[-1]
+            return Score.invalid(source, f"actor: {reason}", time.monotonic() - start)
 
     def reward(self, scores: Sequence[Score]) -> Reward:
         """The combined reward of valid scores; a source that is off contributes nothing."""

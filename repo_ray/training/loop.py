@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from repo_ray.actors.control import Mailbox
@@ -196,7 +197,7 @@ class Controller:
         self._metrics.step(
             step + 1,
             {
-                **batch_metrics(batch),
+                **batch_metrics(batch, collected.ledger.discarded_tokens),
                 **result.metrics,
                 "skipped": skipped,
                 **({"rollout/lag": step - min(versions)} if versions else {}),
@@ -335,16 +336,24 @@ def _unwrap(work: asyncio.Task[Collected]) -> Collected:
         ) from None
 
 
-def batch_metrics(batch: Sequence[Experience]) -> dict[str, Any]:
-    """Reward by source, length and truncation of one batch (means over samples)."""
+def batch_metrics(
+    batch: Sequence[Experience], discarded_tokens: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Reward by source, length and truncation of one batch (means over samples).
+
+    `discarded_tokens` (`Ledger`): with a mean far over `reply/tokens`, a time limit cuts off long
+    replies. Absent where nothing was discarded.
+    """
+    lost = {"reply/discarded_tokens": fmean(discarded_tokens)} if discarded_tokens else {}
     if not batch:
-        return {"batch/size": 0}
+        return {"batch/size": 0, **lost}
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
 
     values: dict[str, Any] = {
         "batch/size": len(batch),
+        **lost,
         "reward/total": mean([e.reward.total for e in batch]),
         "reward/r_model": mean([e.reward.r_model for e in batch]),
         "reward/e_judge": mean([e.reward.e_judge for e in batch]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,14 +29,17 @@ class Pool:
 
 class System:
     """Stands in for engines, learner and scorers. `on_call(what)` is told of every call to one,
-    before it does anything."""
+    before it does anything. The k-th update is skipped for the k-th of `skips`, if it is a reason.
+    """
 
     def __init__(
         self,
         scores: Mapping[Source, Callable[[str], Score]],
         on_call: Callable[[str], None] = lambda what: None,
+        skips: Sequence[str] = (),
     ) -> None:
         self.on_call = on_call
+        self.skips = iter(skips)
         self.version = 0
         self.rollout = Pool(self._sample)
         self.scorers = {source: Pool(self._scorer(score)) for source, score in scores.items()}
@@ -58,7 +61,7 @@ class System:
 
     async def update(self, batch: Any) -> UpdateResult:
         self.on_call("update")
-        return UpdateResult({}, [])
+        return UpdateResult({}, [], next(self.skips, ""))
 
     async def adapter_blob(self, name: str) -> bytes:
         return b"blob"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -83,12 +84,54 @@ def test_a_prompt_is_dropped_with_its_cause_after_the_last_attempt() -> None:
             raise CallTimeoutError("judge-0.score took longer than 5 s")
         return Score("judge", 0.0)
 
-    collected, _ = collect(judge)
+    collected, rollouts = collect(judge)
     assert [e.prompt.prompt_id for e in collected.experiences] == ["p1", "p2"]
     assert collected.dropped == [Dropped("p0", position=0, attempts=3, cause="judge: timeout")]
     assert collected.ledger.dropped == {"judge: timeout": 1}
-    assert collected.ledger.invalid == {"judge: timeout": 3}
+    assert collected.ledger.invalid == {"judge: timeout": 6}  # each of three samples twice
+    assert len(rollouts.calls) == 5
+    assert collected.ledger.discarded_tokens == [1, 1, 1]
     assert collected.ledger.balanced
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CallTimeoutError("judge-0.score took longer than 5 s"),
+        RayTaskError("score", "Traceback ...\nRuntimeError: out of memory", RuntimeError("x")),
+        Score.invalid("judge", "timeout: no answer within 5 s (attempt 5)"),
+    ],
+)
+def test_a_score_that_may_pass_is_asked_for_again_and_the_sample_is_kept(failure: Any) -> None:
+    asked: Counter[str] = Counter()
+
+    def judge(prompt: Prompt, reply: str) -> Score:
+        asked[reply] += 1
+        if reply == "p1/0" and asked[reply] == 1:
+            if isinstance(failure, Score):
+                return failure
+            raise failure
+        return Score("judge", 30.0)
+
+    collected, rollouts = collect(judge)
+    assert [e.rollout.attempt for e in collected.experiences] == [0, 0, 0]
+    assert asked == {"p0/0": 1, "p1/0": 2, "p2/0": 1}
+    assert len(rollouts.calls) == 3
+    ledger = collected.ledger
+    assert (ledger.scores, ledger.invalid.total(), ledger.discarded_tokens) == (10, 1, [])
+
+
+@pytest.mark.parametrize("error", ["malformed: x", "refused: x", "raised: rule a", "memory: a"])
+def test_a_failure_that_lies_in_the_reply_is_not_asked_about_again(error: str) -> None:
+    asked: Counter[str] = Counter()
+
+    def judge(prompt: Prompt, reply: str) -> Score:
+        asked[reply] += 1
+        return Score.invalid("judge", error) if reply == "p1/0" else Score("judge", 30.0)
+
+    collected, _ = collect(judge)
+    assert asked == {"p0/0": 1, "p1/0": 1, "p1/1": 1, "p2/0": 1}
+    assert collected.ledger.discarded_tokens == [1]
 
 
 def test_a_judge_that_may_spend_no_more_ends_the_batch_at_the_first_attempt() -> None:

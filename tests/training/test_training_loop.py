@@ -12,6 +12,7 @@ from loop_cases import System, controller
 from repo_ray.records import Score
 from repo_ray.training.checkpoints import REWARD, RUN, best_checkpoint, latest_checkpoint
 from repo_ray.training.loop import RunError
+from repo_ray.training.metrics import read_metrics
 from repo_ray.training.trajectories import read_trajectories
 
 
@@ -32,6 +33,23 @@ def test_a_dead_judge_among_sources_that_answer_stops_the_run(tmp_path: Path) ->
         match=r"step 0: 100% of the judge scores are invalid \(run\.max_invalid_share is 50%\): "
         r"judge: http 503 x8",
     ):
+        asyncio.run(made.train())
+
+
+FAULT = "non-finite gradient"
+
+
+def test_skipped_updates_are_in_the_metrics_and_one_that_is_applied_starts_the_count_anew(
+    tmp_path: Path,
+) -> None:
+    skips = [FAULT, FAULT, "", FAULT, FAULT, ""]
+    asyncio.run(controller(tmp_path, System({"rules": rules}, skips=skips)).train())
+    assert [row["skipped"] for row in read_metrics(tmp_path)] == skips
+
+
+def test_the_third_skipped_update_in_a_row_ends_the_run(tmp_path: Path) -> None:
+    made = controller(tmp_path, System({"rules": rules}, skips=["", FAULT, FAULT, FAULT]))
+    with pytest.raises(RunError, match=f"3 updates in a row were skipped, .* because of: {FAULT}"):
         asyncio.run(made.train())
 
 
