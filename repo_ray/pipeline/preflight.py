@@ -20,7 +20,7 @@ from repo_ray.records import Prompt
 from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rewards.rules.facts import facts
-from repo_ray.rewards.rules.rule_set import load_rules
+from repo_ray.rewards.rules.sandbox import RuleRunner
 
 READERS: dict[str, Callable[[Path], Sequence[object]]] = {
     "prompts": read_prompts,
@@ -44,7 +44,7 @@ def check_inputs(config: Config) -> None:
     if "prompts" in given:
         _refuse_other_task(config, read_prompts(given["prompts"]))
     if config.rules.enabled:
-        load_rules(config.rules.path)
+        RuleRunner(config.rules.path).close()
     if config.judge.enabled:
         rubric = load_rubric(config.judge.rubric)
         if config.judge.kind == "endpoint":
