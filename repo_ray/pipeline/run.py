@@ -21,6 +21,7 @@ from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.logs import in_context
+from repo_ray.models.chat import ChatTemplateError
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
 from repo_ray.pipeline.mirroring import Uploads, mirrored, open_mirror
@@ -39,6 +40,7 @@ FINISHED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 143
 
 #: The user's input is at fault; nothing has been started, or nothing that matters.
 INPUT_ERRORS = (
+    ChatTemplateError,
     ConfigError,
     DataError,
     JudgeUnavailableError,
