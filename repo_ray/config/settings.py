@@ -91,7 +91,7 @@ class RunConfig(Settings):
     )
     silence_s: PositiveFloat = Field(
         300.0,
-        description="After so long without a sign of life a learner rank, or this program itself, counts as frozen and is ended, so that --resume can go on. Far more than a busy machine needs to answer. Engines, scorers and judges are asked every 10 s and replaced.",
+        description="After so long without a sign of life a learner rank, a supervised stage, or this program itself, counts as frozen and is ended, so that --resume can go on. Far more than a busy machine needs to answer. Engines, scorers and judges are asked every 10 s and replaced.",
     )
     max_skipped_updates: Positive = Field(
         3,

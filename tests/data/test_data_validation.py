@@ -62,6 +62,10 @@ def test_minimal_rows_are_good(tmp_path: Path, kind: Kind) -> None:
             "must be from user",
         ),
         ("prompts", {"messages": chat(("user", " "))}, "messages[0].content", "is empty"),
+        *(
+            ("prompts", {"messages": chat(("user", t))}, "messages[0].content", "has no visible")
+            for t in ("\u200b", "\ufeff \u2060\n", "\u200d\ufe0f", "\u3164", "\u202e\u202c", "\x00")
+        ),
         ("prompts", {"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         (
             "prompts",
