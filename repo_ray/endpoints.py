@@ -12,11 +12,17 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    import httpx2
+
+#: Most bytes of an answer that are read, after decompression. What is asked for has a few thousand.
+LONGEST_ANSWER = 2 * 2**20
 
 
 @dataclass(eq=False)
@@ -35,6 +41,30 @@ class EndpointError(Exception):
 
     def __str__(self) -> str:
         return f"{self.cause}: {self.message}"
+
+
+def endpoint_client(
+    base_url: str, key: str, max_retries: int, timeout_s: float
+) -> openai.AsyncOpenAI:
+    """A client that reads no answer beyond `LONGEST_ANSWER`; `complete` then says `malformed`."""
+    return openai.AsyncOpenAI(
+        base_url=base_url,
+        api_key=key or "none",
+        max_retries=max_retries,
+        timeout=timeout_s,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_read]}),
+    )
+
+
+async def _read(response: httpx2.Response) -> None:
+    """Reads the body before the client does, which knows no limit, those of errors included."""
+    body = bytearray()
+    async for part in response.aiter_bytes():  # decompressed in small parts
+        body += part
+        if len(body) > LONGEST_ANSWER:
+            limit = f"the limit is {LONGEST_ANSWER // 2**20} MiB"
+            raise EndpointError("malformed", f"HTTP {response.status_code}, too long: {limit}")
+    response._content = bytes(body)  # where the client looks whether it has been read
 
 
 async def complete(

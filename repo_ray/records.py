@@ -94,6 +94,15 @@ class ScoreDetail:
     likelihood: float | None = None
 
 
+#: Most characters of a reason that users' rules or a judge give.
+LONGEST_REASON = 1000
+
+
+def storable(reason: str) -> str:
+    """A reason as trajectories can hold it: cut to `LONGEST_REASON`, `?` for what is no Unicode."""
+    return reason[:LONGEST_REASON].encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """What one reward source says of one reply. An invalid score has no value, never zero."""
@@ -128,6 +137,17 @@ class Reward:
     e_func: float
     e_enh: float
     multiplier: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A prompt that entered no batch: its place in the step's batch, and why the last attempt at
+    it came to nothing."""
+
+    prompt_id: str
+    position: int
+    attempts: int
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import web
@@ -104,6 +105,32 @@ async def drip(request: web.Request) -> web.StreamResponse:
         await response.write(b" ")
         await asyncio.sleep(0.1)
     return response
+
+
+def endless(code: int = 200) -> Handler:
+    """A body that goes on until the client has had enough."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(status=code, headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(b" " * 65536)
+        return response
+
+    return handle
+
+
+def bomb(mib: int) -> Handler:
+    """A small body that decompresses to `mib` MiB."""
+    packer = zlib.compressobj(wbits=31)
+    body = b"".join([*(packer.compress(b" " * 2**20) for _ in range(mib)), packer.flush()])
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        return web.Response(body=body, headers=headers)
+
+    return handle
 
 
 async def drop(request: web.Request) -> web.StreamResponse:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("repo_ray", deadline=None)
+hypothesis.settings.load_profile("repo_ray")
 
 #: Rooms whose tests start actors, engines or whole runs.
 STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "learner", "pipeline", "rollouts")

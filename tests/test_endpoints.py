@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 
-import openai
 import pytest
+from aiohttp import web
 from chat_server import (
     ChatServer,
     Handler,
+    bomb,
+    completion,
     drip,
     drop,
+    endless,
     no_choices,
     not_json,
     running_server,
@@ -20,7 +25,14 @@ from chat_server import (
     status,
 )
 
-from repo_ray.endpoints import EndpointError, complete, retry_after, text_of
+from repo_ray.endpoints import (
+    LONGEST_ANSWER,
+    EndpointError,
+    complete,
+    endpoint_client,
+    retry_after,
+    text_of,
+)
 
 KEY = "key-that-must-stay-secret"
 
@@ -34,7 +46,7 @@ async def server() -> AsyncIterator[ChatServer]:
 async def ask(server: ChatServer, handler: Handler, limit_s: float = 5.0) -> str:
     server.script = [handler]
     messages = [{"role": "user", "content": "hello"}]
-    async with openai.AsyncOpenAI(base_url=server.url, api_key=KEY, max_retries=0) as client:
+    async with endpoint_client(server.url, KEY, 0, limit_s) as client:
         return text_of(await complete(client, KEY, limit_s, model="m", messages=messages), KEY)
 
 
@@ -72,6 +84,41 @@ async def test_the_limit_holds_for_a_server_that_drips(server: ChatServer) -> No
     with pytest.raises(EndpointError, match=r"timeout: no answer within 0\.3 s"):
         await ask(server, drip, limit_s=0.3)
     assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [endless(), endless(500), endless(404), bomb(64), says("x" * LONGEST_ANSWER)],
+    ids=["endless", "endless error", "endless refusal", "gzip bomb", "long"],
+)
+async def test_an_answer_is_read_no_further_than_the_limit(
+    server: ChatServer, handler: Handler
+) -> None:
+    flight = 16
+    tracemalloc.start()  # the server's memory counts as well
+    try:
+        asked = (ask(server, handler, limit_s=60) for _ in range(flight))
+        errors = await asyncio.gather(*asked, return_exceptions=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    for error in errors:
+        assert isinstance(error, EndpointError)
+        assert error.cause == "malformed"
+        assert "too long: the limit is 2 MiB" in error.message
+    print(f"peak {peak / 2**20:.0f} MiB for {flight} requests")
+    assert peak < 4 * flight * LONGEST_ANSWER
+
+
+async def test_a_long_compressed_answer_within_the_limit_is_read(server: ChatServer) -> None:
+    text = "word " * 100_000
+
+    async def zipped(request: web.Request) -> web.StreamResponse:
+        answer = completion(text)
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    assert await ask(server, zipped) == text
 
 
 async def test_what_the_server_asks_to_wait_is_kept(server: ChatServer) -> None:

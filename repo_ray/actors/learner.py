@@ -158,8 +158,14 @@ class LearnerGroup:
         return ranks
 
     async def update(self, batch: list[Experience]) -> UpdateResult:
-        """One update on all ranks; rank 0 answers for all, since metrics are reduced over ranks."""
-        return await self._all("update", ray.put(batch))
+        """One update on all ranks; rank 0 answers for all, since metrics are reduced over ranks.
+
+        Its warnings go to the log of the caller: an actor's own log is on its node.
+        """
+        result: UpdateResult = await self._all("update", ray.put(batch))
+        for warning in result.warnings:
+            log.warning("%s", warning)
+        return result
 
     async def adapter_blob(self, name: str) -> bytes:
         return await self._all("adapter_blob", name)

@@ -236,10 +236,19 @@ class Members:
         return True
 
     def launch(self, work: Awaitable[Any]) -> None:
-        """Runs `work` in the background until it ends or `stop` is called."""
+        """Runs `work` in the background until it ends or `stop` is called. If it raises, the pool
+        fails: nobody would do that work any more."""
         task = asyncio.ensure_future(work)
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("pool %s: its background work failed", self._kind, exc_info=error)
+            if not self._over:
+                self._fail(f"pool {self._kind}: its background work failed: {short(error)}")
 
     def _fail(self, reason: str) -> None:
         self._over = True  # none is replaced any more

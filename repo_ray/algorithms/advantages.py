@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-#: Below this standard deviation (in units of the advantages) whitening only centres.
+#: Below this standard deviation advantages count as equal. In their units, or relative to the
+#: largest where that is above 1: float32 rounds there.
 MIN_STD = 1e-6
 
 
@@ -99,8 +100,10 @@ def whiten(
     Where all unmasked entries are equal (standard deviation below `MIN_STD`, such as a single
     token), the result is 0 everywhere: there is nothing to prefer, so there is no policy gradient.
     """
+    counted = torch.where(mask, x, 0.0).double()  # the mean of equal floats is not exact in float
     count = mask.sum().clamp(min=1)
-    mean = torch.where(mask, x, 0.0).sum() / count
-    centred = torch.where(mask, x - mean, 0.0)
+    centred = torch.where(mask, counted - counted.sum() / count, 0.0)
     std = (centred.square().sum() / count).sqrt()
-    return torch.where(std < MIN_STD, torch.zeros_like(centred), centred / std.clamp(min=MIN_STD))
+    least = MIN_STD * counted.abs().max().clamp(min=1.0)
+    whitened = torch.where(std < least, 0.0, centred / std.clamp(min=MIN_STD))
+    return whitened.to(x.dtype)

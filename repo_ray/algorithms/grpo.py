@@ -20,7 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-#: Below this standard deviation (in units of the reward) a group's rewards count as equal.
+#: Below this standard deviation a group's rewards count as equal. In their units, or relative to
+#: the largest where that is above 1: float32 rounds there.
 MIN_STD = 1e-6
 
 
@@ -55,11 +56,11 @@ def group_advantages(
     advantages = torch.zeros_like(rewards)
     lone = equal = 0
     for rows in members.values():
-        own = rewards[rows]
+        own = rewards[rows].double()  # the mean of equal floats is not exact in float
         if len(rows) == 1:
             lone += 1
-        elif (std := own.std()) < MIN_STD:
+        elif (std := own.std()) < MIN_STD * own.abs().max().clamp(min=1.0):
             equal += 1
         else:
-            advantages[rows] = (own - own.mean()) / std
+            advantages[rows] = ((own - own.mean()) / std).to(rewards.dtype)
     return GroupAdvantages(advantages, len(members), lone, equal)

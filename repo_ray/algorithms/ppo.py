@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: Cap of the decoupled objective's weight pi_proximal / pi_behaviour.
 MAX_WEIGHT = 2.0
+#: Values diverge where their RMS error is so many times the rewards' size. Predicting 0 gives 1.
+DIVERGED = 10.0
 
 Ratio = Literal["behaviour", "decoupled"]
 
@@ -97,3 +99,18 @@ def explained_variance(values: Float[Tensor, " n"], returns: Float[Tensor, " n"]
     variance = float(returns.double().var(correction=0))
     residual = float((returns - values).double().var(correction=0))
     return 1.0 - residual / variance if variance > 0 else float("nan")
+
+
+def value_error(
+    values: Float[Tensor, " n"], rewards_to_go: Float[Tensor, " n"]
+) -> tuple[float, bool]:
+    """RMS error of the values, and whether they diverge: `DIVERGED` times the RMS of what they
+    should predict, or `DIVERGED` where that is below 1 (a step of rewards near 0 proves nothing;
+    the reward model is scaled to a standard deviation of 1). NaN diverges.
+
+    `rewards_to_go` are sums of rewards alone. GAE's returns contain values and would follow them:
+    values that are all off by the same leave an explained variance of 0, not below.
+    """
+    error = float((values - rewards_to_go).double().square().mean().sqrt())
+    size = float(rewards_to_go.double().square().mean().sqrt())
+    return error, not error <= DIVERGED * max(1.0, size)

@@ -33,18 +33,21 @@ def command(
     from repo_ray.data.reader import DataError
     from repo_ray.models.loading import ModelNotFoundError, resolve_model
     from repo_ray.pipeline.inputs import local_inputs
-    from repo_ray.rewards.rules import load_rules
+    from repo_ray.rewards.rules.sandbox import RuleRunner
     from repo_ray.serving.run_models import RunFolderError, open_run
     from repo_ray.serving.speaker import Speaker
 
     disable_progress_bar()
     with user_errors(RunFolderError, ModelNotFoundError, DataError):
         models = open_run(run)
-        rules = load_rules(models.config.rules.path)
+        rules = RuleRunner(models.config.rules.path, models.config.rules.time_limit_s)
         who, open_desk = _desks(local_inputs(models.config, models.folder).get("prompts"))
         typer.echo(f"loading {models.config.model.path} with {', '.join(models.stages)} ...")
         speaker = Speaker(models, resolve_model(models.config.model.path))
-    Session(speaker, rules, models.stages, who, open_desk, seed, greedy).loop()
+    try:
+        Session(speaker, rules, models.stages, who, open_desk, seed, greedy).loop()
+    finally:
+        rules.close()
 
 
 def _desks(prompts: Path | None) -> tuple[str, Callable[[int], Any]]:

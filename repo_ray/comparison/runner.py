@@ -17,7 +17,7 @@ from repo_ray.config import Config
 from repo_ray.data.reader import read_preferences, read_sft
 from repo_ray.models.adapters import adapter_digest, save_adapter, zero_adapter
 from repo_ray.models.loading import resolve_model
-from repo_ray.pipeline.data import encoder, prepare_data
+from repo_ray.pipeline.data import encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
 from repo_ray.pipeline.phases import Pipeline
 from repo_ray.pipeline.progress import Display
@@ -59,6 +59,7 @@ class Runner:
         with self._stoppable():
             data = await prepare_data(config, self.folder, display)
             model = await asyncio.to_thread(resolve_model, config.model.path)
+            await asyncio.to_thread(refuse_long, config, data, encoder(config, model))
             made = await run_stages(config, self.folder, model, data, display)
         rows = {
             "sft": len(read_sft(data["sft"], split="train")),

@@ -55,10 +55,10 @@ def environment(name: str) -> str | None:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A file's mapping of sections; {} for an empty file. Raises `ConfigError`."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if tree is None:
         return {}
@@ -67,13 +67,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says. Raises `ValueError` with the reason why it says nothing."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except Exception as error:  # for a scalar that its tag does not fit, PyYAML raises anything
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
 def read_tree(path: Path) -> dict[str, Any]:
     """A config file's sections, with its ./ and ../ paths put behind its folder.
 
     They stay relative where `path` is (below the current folder), so that the config that a run
     saves means the same in another copy of the working directory.
     """
-    tree: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    try:
+        tree: dict[str, Any] = _beside(read_yaml(path), path.parent)
+    except RecursionError:
+        raise ConfigError(f"{path}: a section contains itself (anchor and alias)") from None
     return tree
 
 
@@ -87,6 +98,18 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         else:
             merged[key] = value
     return merged
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses whole numbers that Python does not print, such as long hexadecimal ones."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        str(value)
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _beside(node: Any, folder: Path) -> Any:
@@ -104,8 +127,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"override {override!r}: expected section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from None
     node = tree
     for part in parts[:-1]:

@@ -83,7 +83,7 @@ class RunConfig(Settings):
     )
     max_invalid_share: Fraction = Field(
         0.5,
-        description="Run stops when more than this share of the scores of one step is invalid: beyond half, a source is down rather than unlucky.",
+        description="Run stops when more than this share of one source's scores in one step is invalid: beyond half, the source is down rather than unlucky.",
     )
     placement_timeout_s: Annotated[float, Field(ge=0)] = Field(
         600.0,
@@ -91,7 +91,7 @@ class RunConfig(Settings):
     )
     silence_s: PositiveFloat = Field(
         300.0,
-        description="After so long without a sign of life a learner rank, or this program itself, counts as frozen and is ended, so that --resume can go on. Far more than a busy machine needs to answer. Engines, scorers and judges are asked every 10 s and replaced.",
+        description="After so long without a sign of life a learner rank, a supervised stage, or this program itself, counts as frozen and is ended, so that --resume can go on. Far more than a busy machine needs to answer. Engines, scorers and judges are asked every 10 s and replaced.",
     )
     max_skipped_updates: Positive = Field(
         3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from repo_ray.data.schema import HIDDEN, ROLES, SCHEMAS, Kind, columns, required
 __all__ = ["DataError", "Fault", "checked_rows", "validate"]
 
 _SHOWN = 20
+_SURROGATE = "contains a lone surrogate, which is not valid Unicode"
+#: Letters and marks that show nothing by themselves: fillers, joiners, variation selectors.
+_BLANKS = frozenset(
+    map(chr, (0x034F, 0x115F, 0x1160, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10)))
+)
 
 
 class DataError(Exception):
@@ -123,13 +129,13 @@ def _text(value: Any) -> _Problems:
     if not isinstance(value, str):
         yield "", f"expected a string, found {type(value).__name__}"
     elif not _encodable(value):
-        yield "", "contains a lone surrogate, which is not valid Unicode"
+        yield "", _SURROGATE
 
 
 def _filled_text(value: Any) -> _Problems:
     yield from _text(value)
-    if isinstance(value, str) and not value.strip():
-        yield "", "is empty"
+    if isinstance(value, str) and all(map(_invisible, value)):
+        yield "", "is empty" if not value.strip() else "has no visible character"
 
 
 def _whole_number(value: Any) -> _Problems:
@@ -138,12 +144,19 @@ def _whole_number(value: Any) -> _Problems:
 
 
 def _json_object(value: Any) -> _Problems:
+    parsed = object_of(value)
     if not isinstance(value, str | dict):
         yield "", f"expected a JSON object, found {type(value).__name__}"
-    elif object_of(value) is None:
+    elif parsed is None:
         yield "", "is not a JSON object"
-    elif isinstance(value, str) and not _encodable(value):
-        yield "", "contains a lone surrogate, which is not valid Unicode"
+    else:
+        try:
+            storable = _encodable(json.dumps(parsed, ensure_ascii=False))  # escapes are resolved
+        except RecursionError:
+            yield "", "is nested too deeply"
+        else:
+            if not storable:
+                yield "", _SURROGATE
 
 
 def _labels(value: Any) -> _Problems:
@@ -211,3 +224,9 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _invisible(character: str) -> bool:
+    """Spaces, controls, and what has no width, such as U+200B."""
+    blank = character in _BLANKS or unicodedata.category(character) in ("Cc", "Cf")
+    return blank or character.isspace()

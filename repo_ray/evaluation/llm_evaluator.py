@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from repo_ray.endpoints import EndpointError, complete, text_of
+from repo_ray.endpoints import EndpointError, complete, endpoint_client, text_of
 from repo_ray.evaluation.bootstrap import Row
 from repo_ray.evaluation.evaluate import SKILLS
 from repo_ray.fencing import fence
@@ -125,11 +124,8 @@ class LLMEvaluator:
         """`api_key`: the content of `config.api_key_env`; None for an endpoint without a key."""
         self._config = config
         self._key = api_key or ""
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=api_key or "none",
-            max_retries=config.max_retries,
-            timeout=config.request_timeout_s,
+        self._client = endpoint_client(
+            config.base_url, self._key, config.max_retries, config.request_timeout_s
         )
         prompt = hashlib.sha256((_INSTRUCTIONS + _FAILURE + _NO_FAILURE).encode()).hexdigest()
         self.name = f"{config.model}@{prompt[:12]}"

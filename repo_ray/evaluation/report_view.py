@@ -28,7 +28,11 @@ CHARTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         "points",
         (("E_judge", "reward/e_judge"), ("E_func", "reward/e_func"), ("E_enh", "reward/e_enh")),
     ),
-    ("Reply length", "tokens", (("tokens", "reply/tokens"),)),
+    (
+        "Reply length",
+        "tokens; replies thrown away because a score was invalid beside those of the batch",
+        (("tokens", "reply/tokens"), ("thrown away", "reply/discarded_tokens")),
+    ),
     (
         "Cut off, and rule hits",
         "share cut by the limit; rule hits per reply",
@@ -304,6 +308,15 @@ def _checks(
     skipped = [bool(r["skipped"]) for r in metrics if "skipped" in r]
     if any(skipped):
         add(False, "Updates were skipped", f"{sum(skipped)} of {len(skipped)} steps")
+    counted = {
+        "steps_skipped": "Optimizer steps were skipped for a gradient that was not finite",
+        "advantages_zero": "The policy had nothing to learn from: all advantages 0",
+        "value_diverged": "The value network diverged",
+    }
+    for column, title in counted.items():
+        rows = [row for row in metrics if column in row]
+        if steps := sum(bool(row[column]) for row in rows):
+            add(False, title, f"at {steps} of {len(rows)} steps")
     return checks
 
 

@@ -105,7 +105,7 @@ def fit(
         for batch in batches:
             metrics, fault = _step(engine, objective, batch, config.learner.micro_batch_tokens)
             skipped = skipped + 1 if fault else 0
-            if skipped > config.run.max_skipped_updates:
+            if skipped >= config.run.max_skipped_updates:
                 raise TrainingError(f"{skipped} updates in a row were skipped: {fault}")
             history.append(metrics)
             if progress is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from repo_ray.algorithms.ppo import (
     policy_loss,
     value_loss,
 )
-from repo_ray.config.learning import AlgorithmConfig
 from repo_ray.config.settings import Config
 from repo_ray.learner.batching import Filler, length, micro_batches, minibatches, share
 from repo_ray.learner.checkpoint import (
@@ -33,6 +31,7 @@ from repo_ray.learner.checkpoint import (
 )
 from repo_ray.learner.engine import EngineSettings, ParameterGroup, Rank, Step, build_engine
 from repo_ray.learner.estimation import estimate
+from repo_ray.learner.faults import problem, warnings
 from repo_ray.learner.table import SampleUpdate, Table
 from repo_ray.models.actor_critic import (
     POLICY,
@@ -50,11 +49,15 @@ from repo_ray.records import Experience
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """`samples` is in the order of the batch. `skipped` says why nothing was applied, if so."""
+    """`samples` is in the order of the batch. `skipped` says why nothing was applied, if so.
+
+    `warnings` are for people: what is wrong with an update that went on nevertheless.
+    """
 
     metrics: Mapping[str, float]
     samples: Sequence[SampleUpdate]
     skipped: str = ""
+    warnings: Sequence[str] = ()
 
 
 class PPOLearner:
@@ -118,12 +121,15 @@ class PPOLearner:
         """One PPO update. See the class for what it does and `UpdateResult` for what it tells.
 
         Nothing is applied where the batch holds no token to learn from, a reward or behaviour
-        log-probability is not finite, or a gradient is not: `skipped` says which.
+        log-probability is not finite, or no gradient is: `skipped` says which. Of several
+        optimizer steps, one with a finite gradient is applied whatever the others have; the
+        metrics `steps_applied` and `steps_skipped` count them.
         """
         started = time.perf_counter()
         self._updates += 1
-        if problem := _problem(batch, self._config.algorithm):
-            return UpdateResult({"skipped": 1.0}, [], problem)
+        if fault := problem(batch, self._config.algorithm):
+            none = {"skipped": 1.0, "steps_applied": 0.0, "steps_skipped": 0.0}
+            return UpdateResult(none, [], fault)
         algorithm = self._config.algorithm
         table = Table.of(batch)
         rollouts: list[TokenSequence] = [*(e.rollout for e in batch), Filler()]
@@ -158,20 +164,28 @@ class PPOLearner:
         self._share(table.last_logprobs, table.entropy)
 
         seconds = time.perf_counter() - started
-        skipped = next((s.skipped for s in done if s.skipped), "")
+        applied = sum(not s.skipped for s in done)
+        skipped = "" if applied else done[0].skipped
         metrics = {
             **self._losses(table),
             **estimated,
             **{f"grad_norm_{name}": norm for name, norm in done[-1].grad_norms.items()},
             **{f"lr_{name}": lr for name, lr in done[-1].lrs.items()},
             "optimizer_steps": float(self._engine.steps),
+            "steps_applied": float(applied),
+            "steps_skipped": float(len(done) - applied),
             "skipped": float(bool(skipped)),
             "tokens": float(table.mask.sum()),
             "tokens_total": float(sum(length(e.rollout) for e in batch)),
             "seconds": seconds,
         }
         metrics["tokens_per_s"] = metrics["tokens_total"] / seconds
-        return UpdateResult(metrics, table.samples(batch, self._head is not None), skipped)
+        return UpdateResult(
+            metrics,
+            table.samples(batch, self._head is not None),
+            skipped,
+            warnings(metrics, self._config.learner),
+        )
 
     def _optimize(
         self,
@@ -356,20 +370,3 @@ class PPOLearner:
         except (ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
         set_random_state(read_tensors(folder / f"rng-{rank}.safetensors"))
-
-
-def _problem(batch: Sequence[Experience], algorithm: AlgorithmConfig) -> str:
-    """Why nothing can be learned from `batch`, or nothing."""
-    if not any(any(e.rollout.loss_mask) for e in batch):
-        return "empty batch: no response token that the loss counts"
-    for e in batch:
-        if not math.isfinite(e.reward.total):
-            return f"sample {e.rollout.sample_id}: reward is {e.reward.total}"
-        if not all(math.isfinite(reward) for _, reward in e.token_rewards):
-            return f"sample {e.rollout.sample_id}: a token's reward is not finite"
-        if not all(map(math.isfinite, e.rollout.logprobs)):
-            return f"sample {e.rollout.sample_id}: a behaviour log-probability is not finite"
-    prompts = [e.prompt.prompt_id for e in batch]
-    if algorithm.advantage == "group" and len(set(prompts)) == len(prompts):
-        return "no prompt has two replies in the batch: there is nothing to compare"
-    return ""

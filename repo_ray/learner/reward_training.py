@@ -15,7 +15,7 @@ from torch import Tensor
 from repo_ray.config.settings import Config
 from repo_ray.data.examples import Preference
 from repo_ray.data.selection import chosen_rows
-from repo_ray.learner.fitting import Objective, Progress, fit
+from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
 from repo_ray.learner.preparation import adapted, base_of
 from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
 from repo_ray.records import Message
@@ -51,7 +51,8 @@ def train_reward_model(
 
     The reference set for zero and scale is the held-out replies, chosen and rejected, since on
     training pairs the rewards of a model that has memorised them are too far apart; without
-    held-out rows it is the training replies. Raises `TrainingError` without rows.
+    held-out rows it is the training replies. Raises `TrainingError` without rows, and where the rewards have no zero
+    and scale: all equal, or not finite.
     """
     stage = config.train_reward_model
     tokenizer, model = adapted(config, model_folder, rm.ADAPTER, stage)
@@ -113,7 +114,10 @@ def train_reward_model(
         reference_replies=replies.numel(),
         heldout=_pair_figures(reference, pairs) if heldout else None,
     )
-    rm.save_reward_model(out_dir, network, float(replies.mean()), float(replies.std()), card)
+    try:
+        rm.save_reward_model(out_dir, network, float(replies.mean()), float(replies.std()), card)
+    except ValueError as error:
+        raise TrainingError(f"{error}: it has learned nothing, or numbers overflow") from error
     return RewardModelResult(out_dir, card)
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from repo_ray.config import Config
-from repo_ray.models.chat import encode_prompt
+from repo_ray.data.reader import DataError, read_dialogues, read_prompts
+from repo_ray.data.validation import Fault
+from repo_ray.models.chat import ChatTemplateError, encode_prompt
 from repo_ray.models.loading import load_tokenizer
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.pipeline.inputs import DATA_SETS, local_inputs
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder, fingerprint
 from repo_ray.records import Prompt
-from repo_ray.training.loop import RunError
 
 #: A prompt's token ids.
 Encode = Callable[[Prompt], list[int]]
@@ -54,13 +55,37 @@ def encoder(config: Config, model: Path) -> Encode:
     return lambda prompt: encode_prompt(tokenizer, prompt.messages, thinking=thinking)
 
 
-def refuse_long(config: Config, prompts: Sequence[Prompt], encode: Encode) -> None:
-    """Raises `RunError` for the first prompt over `model.max_prompt_tokens`."""
-    limit = config.model.max_prompt_tokens
-    for row, prompt in enumerate(prompts):
-        count = len(encode(prompt))
-        if count > limit:
-            raise RunError(
-                f"prompt {prompt.prompt_id} (row {row} of the training split) has {count} "
-                f"tokens, model.max_prompt_tokens is {limit}: raise it or shorten the prompt"
+def refuse_long(config: Config, data: Mapping[str, Path], encode: Encode) -> None:
+    """Every prompt that an engine may get, of every split, is one that it can take.
+
+    Raises `DataError` naming file, row, tokens and limit, or what the chat template refuses.
+    """
+    for key in ("prompts", "online", "badcases"):
+        if key in data:
+            path = data[key]
+            prompts = (
+                read_prompts(path)
+                if key == "prompts"
+                else [turn.prompt for turn in read_dialogues(path)]
             )
+            if faults := long_prompts(config, prompts, encode):
+                raise DataError(path, faults)
+
+
+def long_prompts(config: Config, prompts: Sequence[Prompt], encode: Encode) -> list[Fault]:
+    """The rows over `model.max_prompt_tokens`; the first that the chat template refuses is the
+    last of them, since the others may well be like it."""
+    limit = config.model.max_prompt_tokens
+    faults: list[Fault] = []
+    for row, prompt in enumerate(prompts, start=1):
+        try:
+            count = len(encode(prompt))
+        except ChatTemplateError as error:
+            return [*faults, Fault(row, "messages", str(error))]
+        if count > limit:
+            problem = (
+                f"prompt {prompt.prompt_id!r} has {count} tokens, model.max_prompt_tokens is "
+                f"{limit}: raise it or shorten the prompt"
+            )
+            faults.append(Fault(row, "messages", problem))
+    return faults

@@ -9,7 +9,7 @@ from typing import Any
 from repo_ray.config import Config
 from repo_ray.models.adapters import zero_adapter
 from repo_ray.models.loading import resolve_model
-from repo_ray.pipeline.data import encoder, prepare_data
+from repo_ray.pipeline.data import encoder, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
 from repo_ray.pipeline.progress import Display
 from repo_ray.pipeline.run_folder import RunFolder
@@ -38,6 +38,8 @@ async def evaluate_run(
         with stop_requests(task.cancel):
             model = resolve_model(config.model.path)
             data = await prepare_data(config, models.folder, display)
+            encode = encoder(config, model)
+            refuse_long(config, data, encode)
             made = await run_stages(config, models.folder, model, data, display)
             folders = Folders(model, made["reward_model"], made["judge"])
             system = System(config, folders, models.folder.root)
@@ -49,7 +51,7 @@ async def evaluate_run(
                         config,
                         RunFolder(out),
                         system,
-                        encoder(config, model),
+                        encode,
                         sets,
                         policies,
                         0,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repo_ray.actors.control import Mailbox
-from repo_ray.config import Config
+from repo_ray.config import Config, ConfigError
 from repo_ray.data.reader import read_hidden, read_prompts
 from repo_ray.evaluation.evaluate import gold_curve
 from repo_ray.evaluation.report import ReportData, write_report
@@ -17,7 +17,7 @@ from repo_ray.logs import CONTEXT
 from repo_ray.models.adapters import save_adapter, zero_adapter
 from repo_ray.models.loading import resolve_model
 from repo_ray.pipeline.canary import run_canary
-from repo_ray.pipeline.data import Encode, encoder, prepare_data, refuse_long
+from repo_ray.pipeline.data import Encode, encoder, long_prompts, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
 from repo_ray.pipeline.mirroring import Uploads
 from repo_ray.pipeline.monitor import read_checks, start_monitor
@@ -87,10 +87,12 @@ class Pipeline:
             model = await asyncio.to_thread(resolve_model, config.model.path)
         self.display.done(str(model))
         encode = encoder(config, model)
+        await asyncio.to_thread(refuse_long, config, data, encode)
         prompts = read_prompts(data["prompts"], split="train")
         if config.dialogue is not None:
             prompts = Episodes(config.dialogue, config.run.seed).openings(len(prompts))
-        refuse_long(config, prompts, encode)
+            if faults := long_prompts(config, prompts, encode):
+                raise ConfigError(f"dialogue: the opening of an episode is too long: {faults[0]}")
         schedule = Schedule.of(prompts, config.run, config.algorithm.group_size)
 
         made = await run_stages(config, self.folder, model, data, self.display)
@@ -209,7 +211,7 @@ class Pipeline:
         prompts: Path,
     ) -> Outcome:
         config, display = self.config, self.display
-        checkpoint = latest_checkpoint(self.folder.checkpoints)
+        checkpoint = latest_checkpoint(self.folder.checkpoints, config.run.name)
         with display.phase("start", "starting engines, learner and scorers (30-60 s on a CPU)"):
             await system.start(policy, display.line, checkpoint.folder if checkpoint else None)
         display.done("all actors are ready")

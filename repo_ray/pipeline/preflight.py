@@ -14,13 +14,15 @@ from repo_ray.data.reader import (
     read_sft,
     read_verdicts,
 )
+from repo_ray.models.loading import BUILT_IN, resolve_model
+from repo_ray.pipeline.data import encoder, refuse_long
 from repo_ray.pipeline.inputs import local_inputs
 from repo_ray.pipeline.run_folder import BLOB, RunFolder, run_root
 from repo_ray.records import Prompt
 from repo_ray.rewards.judge.endpoint import EndpointJudge
 from repo_ray.rewards.judge.rubric import load_rubric
 from repo_ray.rewards.rules.facts import facts
-from repo_ray.rewards.rules.rule_set import load_rules
+from repo_ray.rewards.rules.sandbox import RuleRunner
 
 READERS: dict[str, Callable[[Path], Sequence[object]]] = {
     "prompts": read_prompts,
@@ -35,7 +37,7 @@ READERS: dict[str, Callable[[Path], Sequence[object]]] = {
 def check_inputs(config: Config) -> None:
     """Reads everything that the config names, and asks the judge endpoint once.
 
-    Raises `ConfigError`, `DataError` or `JudgeUnavailableError`, each naming file and row or key.
+    Raises `ConfigError`, `DataError`, `ModelNotFoundError` or `JudgeUnavailableError`, each naming file and row or key.
     """
     given = local_inputs(config, RunFolder(run_root(config)))
     for key, path in given.items():
@@ -43,8 +45,12 @@ def check_inputs(config: Config) -> None:
     _refuse_mixture(config)
     if "prompts" in given:
         _refuse_other_task(config, read_prompts(given["prompts"]))
+    # A model of the hub is downloaded when the run has begun, and prompts are measured then.
+    at_hand = config.model.path == BUILT_IN or Path(config.model.path).expanduser().is_dir()
+    if given and at_hand:
+        refuse_long(config, given, encoder(config, resolve_model(config.model.path)))
     if config.rules.enabled:
-        load_rules(config.rules.path)
+        RuleRunner(config.rules.path).close()
     if config.judge.enabled:
         rubric = load_rubric(config.judge.rubric)
         if config.judge.kind == "endpoint":

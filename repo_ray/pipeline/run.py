@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from repo_ray.config import ConfigError, load_config
 from repo_ray.data.reader import DataError
 from repo_ray.learner.fitting import TrainingError
 from repo_ray.logs import in_context
+from repo_ray.models.chat import ChatTemplateError
 from repo_ray.models.loading import ModelNotFoundError
 from repo_ray.pipeline.cluster import ClusterLostError, connect, run_there
 from repo_ray.pipeline.mirroring import Uploads, mirrored, open_mirror
@@ -37,6 +40,7 @@ FINISHED, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 143
 
 #: The user's input is at fault; nothing has been started, or nothing that matters.
 INPUT_ERRORS = (
+    ChatTemplateError,
     ConfigError,
     DataError,
     JudgeUnavailableError,
@@ -55,6 +59,8 @@ RUN_ERRORS = (
     StorageError,
     TrainingError,
 )
+#: The disk takes no more, whatever is written to it.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def run(
@@ -72,7 +78,17 @@ def run(
             display.console.print(f"[bold]REPO[/] run {config.run.name} in {folder.root}")
             display.console.print(f"  {connect(config, folder, address)}")
             pipeline = Pipeline(config, folder, display, Uploads(mirror))
-            report = run_there(config, address, display, pipeline.main())
+            try:
+                report = run_there(config, address, display, pipeline.main())
+            except OSError as error:
+                if error.errno not in DISK_ERRORS:
+                    raise
+                # A failed write, other than a failed open, does not say of what.
+                where = error.filename or folder.root
+                raise RunError(
+                    f"{os.strerror(error.errno)}: '{where}'; the last checkpoint is whole, "
+                    "--resume continues"
+                ) from error
         display.console.print(f"[bold]report[/]  {report}")
 
     return exit_status(job)
@@ -93,12 +109,19 @@ def exit_status(job: Callable[[Display], None]) -> int:
         errors.print(str(error), markup=False)
         logging.getLogger(__name__).debug("the run failed", exc_info=error)
         return BAD_INPUT if isinstance(error, INPUT_ERRORS) else FAILED
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
+            raise  # of a connection, say: the traceback tells more
+        errors.print("[red]error:[/] ", end="")
+        errors.print(f"{error.strerror}: {error.filename or 'a file'}", markup=False)
+        return FAILED
     finally:
         ray.shutdown()
 
 
 def log_to(folder: Path) -> None:
     """Everything goes to `run.log` in `folder`, warnings to the terminal as well."""
+    logging.raiseExceptions = False  # a log that a full disk does not take hides the error itself
     logger = logging.getLogger("repo_ray")
     logger.setLevel(logging.DEBUG)
     file = logging.FileHandler(folder / "run.log", encoding="utf-8")

@@ -156,7 +156,7 @@ async def train_stage(
 
     The checkpoint's files come from the actor's node to the folder `out`. `sft` and `dpo` continue
     from the adapter blob `start`. `alone`: nothing else computes meanwhile. Raises what the stage
-    raises.
+    raises, and `TrainingError` where its process dies or says nothing for `run.silence_s`.
     """
     given = {path.name: read_file(path) for path in (rows, start) if path is not None}
     trainer = TrainerActor.options(  # type: ignore[attr-defined]
@@ -170,10 +170,21 @@ async def train_stage(
         stage, config, model, given, rows.name, start.name if start is not None else None
     )
     work = asyncio.ensure_future(_result(stage, ref))
+    silence: float | None = None  # one that has never answered may wait for its place
     try:
         while not work.done():
             await asyncio.wait({work}, timeout=1.0)
-            done, total, metrics = await _result(stage, trainer.progress.remote())
+            sign = _result(stage, trainer.progress.remote())
+            try:
+                done, total, metrics = await asyncio.wait_for(sign, silence)
+            except TimeoutError:
+                if work.done():
+                    break
+                raise TrainingError(
+                    f"{stage}: no sign of life for {silence:g} s: the process is frozen, or its "
+                    "node does not answer"
+                ) from None
+            silence = config.run.silence_s
             if total:
                 tell(f"{done}/{total} loss {metrics.get('loss', 0.0):.2f}")
         measures, files = work.result()

@@ -8,7 +8,7 @@ from typing import TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from repo_ray.config.load import ConfigError
+from repo_ray.config.load import ConfigError, parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,11 +21,11 @@ def read_declaration(path: Path, model: type[Model]) -> Model:
     """Reads `path` and validates it as `model`. Raises `RewardConfigError`."""
     try:
         text = path.read_text(encoding="utf-8")
+        tree = parse_yaml(text)
         duplicate = _duplicate_key(yaml.compose(text, Loader=yaml.SafeLoader))
-        tree = yaml.safe_load(text)
     except OSError as error:
         raise RewardConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise RewardConfigError(f"{path}: not valid YAML: {error}") from None
     if duplicate is not None:
         raise RewardConfigError(f"{path}: {duplicate}")

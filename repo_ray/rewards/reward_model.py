@@ -47,6 +47,8 @@ from repo_ray.rewards.tuned import (
 ADAPTER = "reward"
 NAME = "reward_model"
 FORMAT = "repo_ray.reward_model/1"
+#: Raw rewards that differ by less are equal but for rounding: scaled up, they would be noise.
+MIN_STD = 1e-6
 
 
 class RewardModel(nn.Module):
@@ -130,10 +132,16 @@ def save_reward_model(
     folder: Path, model: RewardModel, mean: float, std: float, card: RewardModelCard
 ) -> None:
     """Writes a checkpoint. Raises ValueError where the constants are unusable."""
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        raise ValueError(f"reward model constants: mean {mean}, std {std}; std must be positive")
+    if not _usable(mean, std):
+        raise ValueError(
+            f"reward model constants: mean {mean}, std {std}; std must be above {MIN_STD:g}"
+        )
     constants = {"constants.mean": torch.tensor([mean]), "constants.std": torch.tensor([std])}
     save_checkpoint(folder, NAME, {**model.tensors(), **constants}, card)
+
+
+def _usable(mean: float, std: float) -> bool:
+    return math.isfinite(mean) and math.isfinite(std) and std > MIN_STD
 
 
 # --- scoring ---------------------------------------------------------------------------
@@ -161,7 +169,7 @@ class RewardModelScorer:
                 )
         self.mean = float(tensors["constants.mean"])
         self.std = float(tensors["constants.std"])
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+        if not _usable(self.mean, self.std):
             raise CheckpointError(
                 f"{folder / NAME}.safetensors: mean {self.mean}, std {self.std} are unusable"
             )

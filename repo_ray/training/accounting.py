@@ -15,8 +15,9 @@ class Ledger:
     """Counts prompts and samples.
 
     A prompt is issued once per epoch and ends as consumed (it entered a batch) or dropped
-    (with its cause). `samples` counts every reply sampled, so retries show; `invalid` counts
-    scores that could not be had, by source and cause.
+    (with its cause). `samples` counts every reply sampled, so retries show; `scores` and
+    `scores_by_source` count scores asked for, `invalid` those that could not be had, by source
+    and cause.
     """
 
     issued: int = 0
@@ -25,9 +26,13 @@ class Ledger:
     samples: int = 0
     invalid: Counter[str] = field(default_factory=Counter)
     scores: int = 0
+    scores_by_source: Counter[str] = field(default_factory=Counter)
+    #: Of each attempt thrown away for its scores, the mean tokens of a reply. One batch's alone.
+    discarded_tokens: list[float] = field(default_factory=list)
 
     def count_score(self, score: Score) -> None:
         self.scores += 1
+        self.scores_by_source[score.source] += 1
         if not score.valid:
             self.invalid[f"{score.source}: {cause(score.error)}"] += 1
 
@@ -36,14 +41,21 @@ class Ledger:
         return self.issued == self.consumed + sum(self.dropped.values())
 
     @property
-    def invalid_share(self) -> float:
-        return sum(self.invalid.values()) / self.scores if self.scores else 0.0
+    def most_invalid(self) -> tuple[str, float]:
+        """The source with the largest share of invalid scores, and that share; ("", 0.0) if no
+        score was asked for. One source that is down is not hidden by those that answer."""
+        invalid: Counter[str] = Counter()
+        for reason, count in self.invalid.items():
+            invalid[reason.partition(": ")[0]] += count
+        shares = {source: invalid[source] / n for source, n in self.scores_by_source.items()}
+        return max(shares.items(), key=lambda item: item[1], default=("", 0.0))
 
     def add(self, other: Ledger) -> None:
         self.issued += other.issued
         self.consumed += other.consumed
         self.samples += other.samples
         self.scores += other.scores
+        self.scores_by_source.update(other.scores_by_source)
         self.dropped.update(other.dropped)
         self.invalid.update(other.invalid)
 
@@ -54,6 +66,7 @@ class Ledger:
             "dropped": dict(self.dropped),
             "samples": self.samples,
             "scores": self.scores,
+            "scores_by_source": dict(self.scores_by_source),
             "invalid": dict(self.invalid),
         }
 
@@ -66,7 +79,14 @@ class Ledger:
             samples=state["samples"],
             invalid=Counter(state["invalid"]),
             scores=state["scores"],
+            # Checkpoints of earlier versions do not have it; shares are taken of single steps.
+            scores_by_source=Counter(state.get("scores_by_source", {})),
         )
+
+
+def in_words(causes: Counter[str]) -> str:
+    """The most frequent causes with their counts."""
+    return ", ".join(f"{name} x{count}" for name, count in causes.most_common(5))
 
 
 def cause(error: str) -> str:

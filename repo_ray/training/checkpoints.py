@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +17,11 @@ FORMAT = "repo_ray.checkpoint/1"
 MANIFEST = "manifest.json"
 #: Key of a checkpoint's state: the mean reward of the steps since the one before it.
 REWARD = "reward"
+#: Key of a checkpoint's state: the name of the run that wrote it.
+RUN = "run"
 _PREFIX = "step-"
+#: Endings of hidden neighbours: a checkpoint half written, and one that another one replaces.
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
 class CheckpointError(Exception):
@@ -47,12 +53,12 @@ def save_checkpoint(
 
     `write(folder)` puts the learner's files there. The `keep` newest checkpoints stay, and the one
     with the highest `state[REWARD]`. If anything fails, the older ones are untouched and the error
-    is raised.
+    is raised. Wherever it is cut off, `latest_checkpoint` finds the old or the new one.
     """
     root.mkdir(parents=True, exist_ok=True)
+    _tidy(root)
     final = root / f"{_PREFIX}{step:06d}"
-    partial = root / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = root / f".{final.name}{_PARTIAL}"
     partial.mkdir()
     try:
         write(partial)
@@ -66,13 +72,15 @@ def save_checkpoint(
         (partial / MANIFEST).write_text(text, encoding="utf-8")
         for name in [*files, MANIFEST]:
             _sync(partial / name)
-        if final.exists():  # left by an earlier run of the same step, resumed from before it
-            shutil.rmtree(final)
+        if final.exists():  # left by an earlier run of the same step
+            final.rename(root / f".{final.name}{_REPLACED}")
         partial.rename(final)
         _sync(root)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # the error that counts is the first; the next save tidies up
+            _tidy(root)
         raise
+    _tidy(root)
     best = best_checkpoint(root)
     for old in _folders(root)[:-keep]:
         if old != best:
@@ -115,10 +123,22 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, manifest.step, manifest.state)
 
 
-def latest_checkpoint(root: Path) -> Checkpoint | None:
-    """The newest checkpoint under `root`, verified; None if there is none."""
+def latest_checkpoint(root: Path, run: str | None = None) -> Checkpoint | None:
+    """The newest checkpoint under `root`, verified; None if there is none.
+
+    Raises `CheckpointError`, also where it is of another run than `run`.
+    """
     folders = _folders(root)
-    return load_checkpoint(folders[-1]) if folders else None
+    if not folders:
+        return None
+    found = load_checkpoint(folders[-1])
+    # Checkpoints of earlier versions have no name.
+    if run is not None and (owner := found.state.get(RUN, run)) != run:
+        raise CheckpointError(
+            f"{found.folder}: is of the run {owner!r}, not of {run!r}; its accounts and its place "
+            "in the schedule are not this run's. Move it away"
+        )
+    return found
 
 
 def best_checkpoint(root: Path) -> Path | None:
@@ -133,13 +153,27 @@ def best_checkpoint(root: Path) -> Path | None:
         except (OSError, CheckpointError):
             continue  # damaged: it is no candidate, and not for here to delete
         reward = manifest.state.get(REWARD)
-        if isinstance(reward, int | float):
+        if isinstance(reward, int | float) and math.isfinite(reward):
             found.append((reward, folder))
     return max(found)[1] if found else None
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.is_dir())
+    """Checkpoints, oldest first. One whose successor is not in place yet counts as that."""
+    found = {path.stem[1:]: path for path in root.glob(f".{_PREFIX}*{_REPLACED}")}
+    found |= {path.name: path for path in root.glob(f"{_PREFIX}*") if path.is_dir()}
+    return [found[name] for name in sorted(found)]
+
+
+def _tidy(root: Path) -> None:
+    """Takes back what a save that was cut off left: a replaced checkpoint without its successor
+    gets its name again, everything else goes."""
+    for left in root.glob(f".{_PREFIX}*"):
+        final = root / left.stem[1:]
+        if left.suffix == _REPLACED and not final.exists():
+            left.rename(final)
+        else:
+            shutil.rmtree(left)
 
 
 def file_sha256(path: Path) -> str:

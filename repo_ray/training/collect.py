@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
+from repo_ray.actors.failures import short
 from repo_ray.actors.pool import ActorPool, CallTimeoutError
 from repo_ray.config import Config
 from repo_ray.negotiation.hotelier.moves import HotelierError
-from repo_ray.records import Experience, Prompt, Reward, Rollout, Score, Source
+from repo_ray.records import Dropped, Experience, Prompt, Reward, Rollout, Score, Source
 from repo_ray.rewards.enhancement import combine
 from repo_ray.rewards.judge.budget import FINAL, BudgetError
+from repo_ray.rollouts.publication import PublicationError
 from repo_ray.training.accounting import Ledger, cause
 from repo_ray.training.dialogues import Episodes, dialogue_experience, play
 
+log = logging.getLogger(__name__)
+
 #: In this order scores are stored and shown.
 SOURCES: tuple[Source, ...] = ("reward_model", "judge", "rules")
+#: A score that fails with one of these causes may succeed when the same reply is scored again.
+PASSING = ("timeout", "actor")
 
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's batch in prompt order, and what happened on the way to it.
+    """One step's batch in prompt order, the prompts missing in it, and what happened on the way.
 
     `tokens` counts those that were sampled.
     """
 
     step: int
     experiences: list[Experience]
+    dropped: list[Dropped]
     ledger: Ledger
     seconds: float
     tokens: int
@@ -71,18 +80,20 @@ class Collector:
         ledger = self.open[step] = Ledger(issued=len(prompts))
         start = time.monotonic()
 
-        async def one(position: int, prompt: Prompt) -> Experience | None:
+        async def one(position: int, prompt: Prompt) -> Experience | Dropped:
             experience = await self._experience(step, position, prompt, ledger)
             self._on_sample()
             return experience
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(i, prompt)) for i, prompt in enumerate(prompts)]
-        experiences = [e for e in (task.result() for task in tasks) if e is not None]
+        ended = [task.result() for task in tasks]
+        experiences = [e for e in ended if isinstance(e, Experience)]
         ledger.consumed = len(experiences)
         return Collected(
             step,
             experiences,
+            [e for e in ended if isinstance(e, Dropped)],
             ledger,
             seconds=time.monotonic() - start,
             tokens=sum(sum(e.rollout.loss_mask) for e in experiences),
@@ -90,9 +101,10 @@ class Collector:
 
     async def _experience(
         self, step: int, position: int, prompt: Prompt, ledger: Ledger
-    ) -> Experience | None:
+    ) -> Experience | Dropped:
         last_cause = ""
-        for attempt in range(self._config.run.max_attempts):
+        attempts = self._config.run.max_attempts
+        for attempt in range(attempts):
             sample_id = f"{step}-{position}-{attempt}"
             try:
                 if self._episodes is None:
@@ -102,6 +114,12 @@ class Collector:
             except CallTimeoutError:
                 last_cause = "rollout: timeout"
                 continue
+            except PublicationError:  # an engine that holds another adapter, not this prompt
+                raise
+            except RayTaskError as error:  # what the engine raised on this prompt
+                log.warning("sample %s (prompt %s): %s", sample_id, prompt.prompt_id, short(error))
+                last_cause = f"rollout: {type(error.cause).__name__}"
+                continue
             except HotelierError as error:
                 last_cause = f"hotelier: {error.cause}"
                 continue
@@ -109,7 +127,7 @@ class Collector:
                 return tried
             last_cause = tried
         ledger.dropped[last_cause] += 1
-        return None
+        return Dropped(prompt.prompt_id, position, attempts, last_cause)
 
     async def _reply(
         self, sample_id: str, prompt: Prompt, attempt: int, ledger: Ledger
@@ -118,8 +136,11 @@ class Collector:
         rollout = await self._sample(
             sample_id, prompt.prompt_id, attempt, self._encode(prompt), ledger
         )
-        scores = await self.score(prompt, rollout.text)
-        return _count(scores, ledger) or Experience(prompt, rollout, scores, self.reward(scores))
+        scores = await self.score(prompt, rollout.text, ledger.count_score)
+        if reason := _count(scores, ledger):
+            ledger.discarded_tokens.append(sum(rollout.loss_mask))
+            return reason
+        return Experience(prompt, rollout, scores, self.reward(scores))
 
     async def _dialogue(
         self, episodes: Episodes, sample_id: str, opening: Prompt, attempt: int, ledger: Ledger
@@ -143,7 +164,7 @@ class Collector:
                 episodes.dialogue.max_turns,
                 self._config.rollout.max_model_len - self._config.sampling.max_new_tokens,
                 lambda prompt, reply: scoring.append(
-                    asyncio.ensure_future(self.score(prompt, reply))
+                    asyncio.ensure_future(self.score(prompt, reply, ledger.count_score))
                 ),
             )
             scores = await asyncio.gather(*scoring)
@@ -152,6 +173,7 @@ class Collector:
                 task.cancel()
             await asyncio.gather(*scoring, return_exceptions=True)
         if invalid := [reason for turn in scores if (reason := _count(turn, ledger))]:
+            ledger.discarded_tokens.append(fmean(sum(r.loss_mask) for r in played.rollouts))
             return invalid[0]
         rewards = [self.reward(turn) for turn in scores]
         return dialogue_experience(sample_id, played, scores, rewards, episodes.dialogue.reward)
@@ -170,21 +192,38 @@ class Collector:
         ledger.samples += 1
         return rollout
 
-    async def score(self, prompt: Prompt, reply: str) -> tuple[Score, ...]:
-        """Every source's score of one reply, in parallel. A time-out is an invalid score."""
+    async def score(
+        self,
+        prompt: Prompt,
+        reply: str,
+        on_second_try: Callable[[Score], None] = lambda first: None,
+    ) -> tuple[Score, ...]:
+        """Every source's score of one reply, in parallel. A time-out is an invalid score.
+
+        A source that fails for a cause in `PASSING` is asked once more: the caller samples anew
+        where a score is invalid, and as long replies take longer to score, what is sampled
+        instead is shorter on average. `on_second_try` is told the score that failed.
+        """
 
         async def one(source: Source) -> Score:
-            start = time.monotonic()
-            try:
-                score: Score = await self._scorers[source].call("score", prompt, reply)
-                return score
-            except CallTimeoutError as error:
-                return Score.invalid(source, f"timeout: {error}", time.monotonic() - start)
-            except RayError as error:  # what the scorer itself raised; its last line says what
-                reason = str(error).strip().splitlines()[-1]
-                return Score.invalid(source, f"actor: {reason}", time.monotonic() - start)
+            score = await self._ask(source, prompt, reply)
+            if cause(score.error) in PASSING:
+                on_second_try(score)
+                score = await self._ask(source, prompt, reply)
+            return score
 
         return tuple(await asyncio.gather(*(one(s) for s in SOURCES if s in self._scorers)))
+
+    async def _ask(self, source: Source, prompt: Prompt, reply: str) -> Score:
+        start = time.monotonic()
+        try:
+            score: Score = await self._scorers[source].call("score", prompt, reply)
+            return score
+        except CallTimeoutError as error:
+            return Score.invalid(source, f"timeout: {error}", time.monotonic() - start)
+        except RayError as error:  # what the scorer itself raised; its last line says what
+            reason = str(error).strip().splitlines()[-1]
+            return Score.invalid(source, f"actor: {reason}", time.monotonic() - start)
 
     def reward(self, scores: Sequence[Score]) -> Reward:
         """The combined reward of valid scores; a source that is off contributes nothing."""

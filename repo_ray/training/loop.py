@@ -12,16 +12,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from repo_ray.actors.control import Mailbox
 from repo_ray.actors.members import PoolError
 from repo_ray.config import Config
+from repo_ray.learner.ppo_learner import UpdateResult
 from repo_ray.logs import at_step
 from repo_ray.records import Experience, Prompt
 from repo_ray.rewards.judge.budget import SPEND_LIMIT, BudgetError
-from repo_ray.training.accounting import Ledger
-from repo_ray.training.checkpoints import REWARD, Checkpoint, save_checkpoint
+from repo_ray.training.accounting import Ledger, in_words
+from repo_ray.training.checkpoints import REWARD, RUN, Checkpoint, save_checkpoint
 from repo_ray.training.clock import PhaseClock
 from repo_ray.training.collect import SOURCES, Collected, Collector
 from repo_ray.training.metrics import MetricsLog
@@ -29,7 +31,7 @@ from repo_ray.training.publication import check_versions
 from repo_ray.training.schedule import Schedule
 from repo_ray.training.system import System
 from repo_ray.training.telemetry import Telemetry
-from repo_ray.training.trajectories import write_trajectories
+from repo_ray.training.trajectories import write_dropped, write_trajectories
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Controller:
             config, system.rollout, system.scorers, encode, self._sample_finished
         )
         self._step = self._start
+        self._saved = resume.step if resume else None
         at_step(self._step)
         self._stepped = time.monotonic()
         self._push_s: list[float] = []
@@ -146,8 +149,10 @@ class Controller:
                 task.cancel()
             await asyncio.gather(*pending.values(), return_exceptions=True)
         if self._step < total:
-            log.info("stopping at step %d; writing a checkpoint", self._step)
-            await self._checkpoint(self._step)
+            log.info("stopping at step %d", self._step)
+            # One that is saved already has the reward of its steps; a new one would have none.
+            if self._saved != self._step:
+                await self._checkpoint(self._step)
         if self._refused is not None:
             raise RunError(
                 f"step {self._step}: the judge can score no further: {self._refused}. A checkpoint "
@@ -162,20 +167,25 @@ class Controller:
         """One learner step, from a complete batch to verified engines."""
         config, batch = self._config, collected.experiences
         self._ledger.add(self._collector.open.pop(step))
-        if collected.ledger.invalid_share > config.run.max_invalid_share:
-            causes = ", ".join(f"{k} x{v}" for k, v in collected.ledger.invalid.most_common(5))
+        source, share = collected.ledger.most_invalid
+        if share > config.run.max_invalid_share:
             raise RunError(
-                f"step {step}: {collected.ledger.invalid_share:.0%} of the scores are invalid "
-                f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): {causes}"
+                f"step {step}: {share:.0%} of the {source} scores are invalid "
+                f"(run.max_invalid_share is {config.run.max_invalid_share:.0%}): "
+                f"{in_words(collected.ledger.invalid)}"
             )
         versions = {v for e in batch for v in e.rollout.versions}
         check_versions(versions, step, config.run.staleness)
         began = time.monotonic()
         self._clock.enter("update")
-        result = await self._system.learner.update(batch) if batch else None
-        skipped = result.skipped if result else "empty batch: every prompt was dropped"
-        if result is not None:
-            write_trajectories(self._folder / "trajectories", step, batch, result)
+        if batch:
+            result = await self._system.learner.update(batch)
+        else:
+            causes = in_words(collected.ledger.dropped)
+            result = UpdateResult({}, [], f"empty batch: every prompt was dropped ({causes})")
+        skipped = result.skipped
+        write_trajectories(self._folder / "trajectories", step, batch, result)
+        write_dropped(self._folder / "trajectories", step, collected.dropped)
         self._count_skipped(step, skipped)
         learned = time.monotonic()
         self._clock.enter("push")
@@ -187,8 +197,8 @@ class Controller:
         self._metrics.step(
             step + 1,
             {
-                **batch_metrics(batch),
-                **(result.metrics if result else {}),
+                **batch_metrics(batch, collected.ledger.discarded_tokens),
+                **result.metrics,
                 "skipped": skipped,
                 **({"rollout/lag": step - min(versions)} if versions else {}),
                 "rollout/tokens": collected.tokens,
@@ -229,6 +239,7 @@ class Controller:
         self._clock.enter("checkpoint")
         rewards, self._rewards = self._rewards, []
         state = {
+            RUN: self._config.run.name,
             "ledger": self._ledger.state(),
             "skipped_in_a_row": self._skipped_in_a_row,
             REWARD: sum(rewards) / len(rewards) if rewards else None,
@@ -247,6 +258,7 @@ class Controller:
             write,
             self._config.run.keep_checkpoints,
         )
+        self._saved = step
         if self._after_checkpoint is not None:
             await self._after_checkpoint()
 
@@ -324,16 +336,24 @@ def _unwrap(work: asyncio.Task[Collected]) -> Collected:
         ) from None
 
 
-def batch_metrics(batch: Sequence[Experience]) -> dict[str, Any]:
-    """Reward by source, length and truncation of one batch (means over samples)."""
+def batch_metrics(
+    batch: Sequence[Experience], discarded_tokens: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Reward by source, length and truncation of one batch (means over samples).
+
+    `discarded_tokens` (`Ledger`): with a mean far over `reply/tokens`, a time limit cuts off long
+    replies. Absent where nothing was discarded.
+    """
+    lost = {"reply/discarded_tokens": fmean(discarded_tokens)} if discarded_tokens else {}
     if not batch:
-        return {"batch/size": 0}
+        return {"batch/size": 0, **lost}
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
 
     values: dict[str, Any] = {
         "batch/size": len(batch),
+        **lost,
         "reward/total": mean([e.reward.total for e in batch]),
         "reward/r_model": mean([e.reward.r_model for e in batch]),
         "reward/e_judge": mean([e.reward.e_judge for e in batch]),

@@ -22,7 +22,9 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         first = resume_step + 1 if resume_step else 0
         rows = [row for row in read_metrics(folder, 0) if row["step"] < first]
-        self._path.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        partial = self._path.with_suffix(".partial")  # a kill or a full disk costs no history
+        partial.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        partial.replace(self._path)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
         #: Every number, from the last row that has it.
         self.latest: dict[str, float] = {}

@@ -1,4 +1,5 @@
-"""Writes and reads each step's trajectories: a sample's whole way from prompt to gradient."""
+"""Writes and reads each step's trajectories: a sample's whole way from prompt to gradient, and
+which prompts never got there."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from repo_ray.learner.ppo_learner import UpdateResult
-from repo_ray.records import TRAJECTORIES_SCHEMA, Experience, scores_to_json, turns_to_json
+from repo_ray.records import TRAJECTORIES_SCHEMA, Dropped, Experience, scores_to_json, turns_to_json
 
 
 def trajectory_path(folder: Path, step: int) -> Path:
@@ -25,7 +26,7 @@ def write_trajectories(
     """One Parquet file per step, one row per sample (a dialogue is one sample); replaced whole
     or not at all.
 
-    Where the update was skipped, the learner's columns are null.
+    Where the update was skipped, the learner's columns are null; an empty batch has no rows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     learned = {sample.sample_id: asdict(sample) for sample in update.samples}
@@ -33,6 +34,18 @@ def write_trajectories(
     path = trajectory_path(folder, step)
     partial = path.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(rows, schema=TRAJECTORIES_SCHEMA), partial)
+    partial.replace(path)
+    return path
+
+
+def write_dropped(folder: Path, step: int, dropped: Sequence[Dropped]) -> Path:
+    """One file of JSON lines per step, one line per dropped prompt; empty where none was, so that
+    an earlier attempt at the step leaves nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"dropped-{step:06d}.jsonl"
+    partial = path.with_suffix(".partial")
+    lines = [json.dumps({"step": step, **asdict(d)}, ensure_ascii=False) + "\n" for d in dropped]
+    partial.write_text("".join(lines), encoding="utf-8")
     partial.replace(path)
     return path
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,8 +16,9 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from repo_ray.actors.learner import LearnerError, LearnerGroup
+from repo_ray.actors.learner import LearnerError, LearnerGroup, log
 from repo_ray.config.load import validate
+from repo_ray.learner.ppo_learner import UpdateResult
 
 CONFIG = validate(
     {
@@ -93,6 +95,20 @@ def test_a_rank_that_is_lost_or_frozen_is_named(
                     os.kill(left, signal.SIGKILL)
 
     asyncio.run(run())
+
+
+def test_what_an_update_warns_of_is_in_the_callers_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(*_: object) -> UpdateResult:
+        return UpdateResult({}, [], warnings=["the value network diverges", "1 of 3 skipped"])
+
+    said: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, *values: said.append(text % values))
+    monkeypatch.setattr(ray, "put", lambda batch: batch)
+    group = LearnerGroup(CONFIG)
+    remote = SimpleNamespace(remote=answer)
+    group._ranks = [SimpleNamespace(update=remote, ping=remote)]
+    asyncio.run(group.update([]))
+    assert said == ["the value network diverges", "1 of 3 skipped"]
 
 
 def learner_processes() -> set[int]:

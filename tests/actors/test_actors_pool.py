@@ -340,3 +340,41 @@ def test_the_pool_grows_when_calls_wait_and_shrinks_when_they_no_longer_do() -> 
 
     scaling = {"max": 3, "queue_target_s": 1, "cooldown_s": 2}
     with_pool(body, replicas=1, max_in_flight=1, autoscale=scaling)
+
+
+def test_background_work_that_raises_is_logged_and_fails_the_pool(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken() -> None:
+        raise LookupError("no such load")
+
+    async def body(pool: ActorPool) -> None:
+        pool._members.launch(broken())
+        await until(lambda: pool._failure is not None, "the pool has failed")
+        with pytest.raises(PoolError, match=r"pool worker: its background .* no such load"):
+            await pool.call("echo", 1)
+
+    with_pool(body, replicas=1)
+    record = next(r for r in caplog.records if "background work failed" in r.message)
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
+
+
+def test_a_pool_whose_actors_cannot_be_created_again_fails_instead_of_hanging() -> None:
+    names: list[str] = []
+
+    def worker(name: str) -> dict[str, Any]:
+        names.append(name)
+        if len(names) > 1:
+            raise LookupError("no adapter to start with")
+        return {}
+
+    async def body(pool: ActorPool) -> None:
+        [member] = pool._members.all
+        ray.kill(member.handle)
+        pool._members.launch(pool._members.check(member))
+        await until(lambda: pool._failure is not None, "the pool has failed")
+        with pytest.raises(PoolError, match="no adapter to start with"):
+            await pool.call("echo", 1)
+
+    with_pool(body, worker=worker, replicas=1)

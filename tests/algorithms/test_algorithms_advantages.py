@@ -99,6 +99,17 @@ def test_whitening_without_variance_gives_zero():
     assert not whiten(torch.randn(2, 3), torch.zeros(2, 3, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("value", [-30.1, 100.3, 3e6])
+def test_equal_advantages_stay_equal_whatever_their_size(value):
+    same = torch.full((17, 53), value)  # in float32 the mean of -30.1 is off by one last digit
+    assert not whiten(same, torch.ones_like(same, dtype=torch.bool)).any()
+    same[0, 0] += abs(value)
+    # One of n entries lies d above the others: it is sqrt(n - 1) deviations above the mean.
+    assert float(whiten(same, torch.ones_like(same, dtype=torch.bool))[0, 0]) == pytest.approx(
+        math.sqrt(17 * 53 - 1), rel=1e-5
+    )
+
+
 def test_rewards_are_placed_where_they_are_said_to_be():
     mask = torch.tensor([[True, False, True, True], [True, True, False, False], [False] * 4])
     placed = [((0, 1.0), (3, -2.0), (3, 0.5)), (), ()]

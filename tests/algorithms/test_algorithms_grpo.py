@@ -54,6 +54,13 @@ def test_shift_and_scale_of_the_rewards_do_not_matter():
     assert plain.abs().max() > 0.5
 
 
+@pytest.mark.parametrize("value", [-9.3, 30.1, 100.3])
+def test_equal_rewards_are_a_group_without_variance_whatever_their_size(value):
+    result = group_advantages(torch.full((7,), value), ["a"] * 7)
+    assert result.equal == 1
+    assert not result.advantages.any()
+
+
 def test_every_reward_needs_its_group():
     with pytest.raises(ValueError, match="zip"):
         group_advantages(torch.zeros(3), ["a", "b"])

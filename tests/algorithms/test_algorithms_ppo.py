@@ -8,6 +8,7 @@ from repo_ray.algorithms.ppo import (
     explained_variance,
     kl,
     policy_loss,
+    value_error,
     value_loss,
 )
 
@@ -130,3 +131,16 @@ def test_explained_variance():
     assert explained_variance(torch.zeros(4), returns) == 0.0
     assert explained_variance(-returns, returns) == pytest.approx(-3.0)
     assert math.isnan(explained_variance(returns, torch.ones(4)))
+
+
+def test_values_diverge_at_ten_times_the_size_of_the_rewards():
+    rewards = torch.tensor([1.0, 3.0])  # their RMS is sqrt(5)
+    assert value_error(torch.zeros(2), rewards) == (pytest.approx(math.sqrt(5)), False)
+    # Off by 22 everywhere is below 10 sqrt(5) = 22.4, off by 23 is not.
+    assert value_error(rewards + 22.0, rewards) == (pytest.approx(22.0), False)
+    assert value_error(rewards - 23.0, rewards) == (pytest.approx(23.0), True)
+    # Where there was no reward the bound is that of rewards of size 1.
+    assert not value_error(torch.full((2,), 9.9), torch.zeros(2))[1]
+    assert value_error(torch.full((2,), 10.1), torch.zeros(2))[1]
+    for wrong in (math.nan, math.inf):
+        assert value_error(torch.tensor([0.0, wrong]), rewards)[1]

@@ -25,7 +25,7 @@ from repo_ray.data import (
 from repo_ray.data.schema import SCHEMAS, Kind
 from repo_ray.records import Message
 
-_text = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+_text = st.text(st.characters(codec="utf-8")).map("{}.".format)  # something of it is visible
 _json = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | _text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_text, inner, max_size=3),

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repo_ray.data import DataError, Kind, read_preferences, read_prompts, validate
 from repo_ray.data.schema import SCHEMAS
@@ -60,6 +62,10 @@ def test_minimal_rows_are_good(tmp_path: Path, kind: Kind) -> None:
             "must be from user",
         ),
         ("prompts", {"messages": chat(("user", " "))}, "messages[0].content", "is empty"),
+        *(
+            ("prompts", {"messages": chat(("user", t))}, "messages[0].content", "has no visible")
+            for t in ("\u200b", "\ufeff \u2060\n", "\u200d\ufe0f", "\u3164", "\u202e\u202c", "\x00")
+        ),
         ("prompts", {"messages": [{"role": "user"}]}, "messages[0].content", "is missing"),
         (
             "prompts",
@@ -69,6 +75,10 @@ def test_minimal_rows_are_good(tmp_path: Path, kind: Kind) -> None:
         ),
         ("prompts", {"context": "[1]"}, "context", "not a JSON object"),
         ("prompts", {"context": "{broken"}, "context", "not a JSON object"),
+        ("prompts", {"context": {"a": ["\udfff"]}}, "context", "lone surrogate"),
+        ("prompts", {"context": {"\ud800": 1}}, "context", "lone surrogate"),
+        ("prompts", {"context": r'{"a": "\ud800"}'}, "context", "lone surrogate"),
+        ("dialogues", {"hidden": r'{"\ud800": 1}'}, "hidden", "lone surrogate"),
         ("prompts", {"hidden": 3}, "hidden", "expected a JSON object"),
         ("prompts", {"split": 3}, "split", "expected a string"),
         ("preferences", {"chosen": "No. "}, "rejected", "same reply as chosen"),
@@ -188,3 +198,39 @@ def test_parquet_with_undecodable_text_names_the_row(tmp_path: Path) -> None:
     [fault] = validate(path, "prompts")
     assert (fault.row, fault.field) == (2, "prompt_id")
     assert "UTF-8" in fault.problem
+
+
+#: Lone surrogates are among the characters; JSON can escape them.
+any_text = st.text(st.characters(exclude_categories=()), max_size=5)
+trees = st.recursive(
+    any_text | st.none() | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(any_text, trees, max_size=3), st.booleans())
+def test_a_context_is_stored_as_it_is_or_refused_with_its_row(
+    tmp_path_factory: pytest.TempPathFactory, context: dict[str, Any], as_text: bool
+) -> None:
+    given_as = json.dumps(context) if as_text else context
+    path = tmp_path_factory.mktemp("data") / "d.jsonl"
+    write_jsonl(path, GOOD["prompts"] | {"context": given_as, "split": "train"})
+    text = json.dumps(context, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        with pytest.raises(DataError, match="row 1, context: contains a lone surrogate"):
+            read_prompts(path)
+    else:
+        [prompt] = read_prompts(path)
+        assert prompt.context == context
+        assert pa.array([text]).to_pylist() == [text]
+
+
+@pytest.mark.parametrize("depth", [900, 2000])
+def test_a_context_that_is_nested_too_deeply_is_a_fault_and_no_crash(
+    tmp_path: Path, depth: int
+) -> None:
+    text = '{"a": ' * depth + "1" + "}" * depth
+    row = json.dumps(GOOD["prompts"])[:-1] + f', "context": {text}}}'
+    (tmp_path / "d.jsonl").write_text(row)
+    assert len(validate(tmp_path / "d.jsonl", "prompts")) <= 1

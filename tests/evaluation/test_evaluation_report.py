@@ -184,11 +184,17 @@ def test_failures_show_in_the_checks() -> None:
     data = report_data()
     metrics = [dict(m) for m in data.metrics]
     metrics[3] = {**metrics[3], "skipped": "non-finite loss"}
+    for row in metrics:
+        row["value_diverged"] = float(row["step"] > 37)
+        row["steps_skipped"] = 0.0
     metrics[4]["publication"] = [{**metrics[4]["publication"][0], "max_difference": 0.5}]
     ledger = {**data.summary["ledger"], "consumed": 1}
     summary = {**data.summary, "ledger": ledger}
     text = Page(render(dataclasses.replace(data, metrics=metrics, summary=summary))).text
     assert "Updates were skipped" in text
+    assert "The value network diverged" in text
+    assert "at 3 of 40 steps" in text
+    assert "Optimizer steps were skipped" not in text
     assert "A push differed when read back" in text
     assert "Prompts are missing from the accounts" in text
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -265,10 +266,10 @@ def recount(run: Path) -> dict[str, Any]:
     assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
     ledger: dict[str, Any] = metrics[-1]["ledger"]
     issued = consumed = 0
+    dropped: Counter[str] = Counter()
     for row in metrics:
         step = row["step"] - 1
         scheduled = schedule.batch(step)
-        issued += len(scheduled)
         path = run / "trajectories" / f"step-{step:06d}.parquet"
         batch = pq.read_table(path).to_pylist()
         assert {r["step"] for r in batch} <= {step}
@@ -278,11 +279,16 @@ def recount(run: Path) -> dict[str, Any]:
         for position, r in zip(positions, batch, strict=True):
             assert r["sample_id"].split("-")[0] == str(step)
             assert r["prompt_id"] == scheduled[position].prompt_id
+        lines = path.with_name(f"dropped-{step:06d}.jsonl").read_text().splitlines()
+        missing = [json.loads(line) for line in lines]
+        assert sorted(positions + [d["position"] for d in missing]) == [*range(len(scheduled))]
         # An engine that was down at the push is verified when it joins.
         assert {p["version"] for p in row["publication"]} <= {row["step"]}
-        consumed += len(batch)
+        issued, consumed = issued + len(scheduled), consumed + len(batch)
+        dropped.update(d["cause"] for d in missing)
     assert (ledger["issued"], ledger["consumed"]) == (issued, consumed)
-    assert issued == consumed + sum(ledger["dropped"].values())
+    assert ledger["dropped"] == dropped
+    assert issued == consumed + sum(dropped.values())
     return ledger
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["repo_ray"]):
+with atheris.instrument_imports(include=["repo_ray", "yaml"]):
     from loaders import LOADERS
 
 NAMES = sorted(LOADERS)

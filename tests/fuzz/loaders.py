@@ -9,7 +9,13 @@ from pathlib import Path
 from repo_ray.comparison.settings import load_comparison
 from repo_ray.config import ConfigError
 from repo_ray.config.load import load_config
-from repo_ray.data.reader import read_dialogues, read_preferences, read_prompts, read_verdicts
+from repo_ray.data.reader import (
+    read_dialogues,
+    read_preferences,
+    read_prompts,
+    read_sft,
+    read_verdicts,
+)
 from repo_ray.data.validation import DataError
 from repo_ray.models.adapters import parse_adapter
 from repo_ray.rewards.declaration import RewardConfigError
@@ -51,6 +57,7 @@ LOADERS: Mapping[str, Loader] = {
     "rules": Loader("rules.yaml", load_rules, RewardConfigError),
     "prompts": Loader("prompts.jsonl", read_prompts, DataError),
     "preferences": Loader("preferences.parquet", read_preferences, DataError),
+    "sft": Loader("sft.jsonl", read_sft, DataError),
     "verdicts": Loader("verdicts.jsonl", read_verdicts, DataError),
     "dialogues": Loader("dialogues.parquet", read_dialogues, DataError),
     "adapter": Loader(

@@ -67,6 +67,17 @@ def mutated(value: Any, draw: Callable[[Any], Any]) -> Any:
 @example(content=b"{" * 5000)
 @example(content=b"a: !!python/object/apply:os.system [exit 1]")
 @example(content=b"PAR1PAR1")
+@example(content=b"2001-99-99")
+@example(content=b"a: 0b_")
+@example(content=b"!!float y")
+@example(content=b"!!timestamp x")
+@example(content=b"!!int ''")
+@example(content=b"!!bool maybe")
+@example(content=b"a: " + b"9" * 5000)
+@example(content=b"run: {seed: 0x" + b"f" * 5000 + b"}")
+@example(content=b'"\\UFFFFFFFF"')
+@example(content=b"? [a]\n: b")
+@example(content=b"a: &a {b: *a}")
 def test_bytes_are_loaded_or_refused(name: str, content: bytes, tmp_path: Path) -> None:
     LOADERS[name].feed(content, tmp_path)
 
@@ -106,7 +117,7 @@ ROW: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", ["prompts", "verdicts"])
+@pytest.mark.parametrize("name", ["prompts", "sft", "verdicts"])
 @FUZZ
 @given(data=st.data())
 def test_a_valid_row_of_json_with_a_fault_is_loaded_or_refused(

@@ -98,7 +98,7 @@ def steps(run: Path) -> list[list[dict[str, Any]]]:
 
 
 def test_the_summary_agrees_with_a_recount_of_the_trajectories(
-    summary: dict[str, Any], steps: list[list[dict[str, Any]]]
+    run: Path, summary: dict[str, Any], steps: list[list[dict[str, Any]]]
 ) -> None:
     ids = Counter(row["prompt_id"] for rows in steps for row in rows)
     assert len(steps) == 3
@@ -106,6 +106,8 @@ def test_the_summary_agrees_with_a_recount_of_the_trajectories(
     samples = summary["samples"]
     assert samples["consumed"] == sum(ids.values())
     assert samples["issued"] == 3 * BATCH
+    lines = [p.read_text().splitlines() for p in (run / "trajectories").glob("dropped-*.jsonl")]
+    assert samples["dropped"] == Counter(json.loads(one)["cause"] for step in lines for one in step)
     assert samples["issued"] == samples["consumed"] + sum(samples["dropped"].values())
 
 

@@ -19,7 +19,10 @@ from repo_ray.models.loading import load_base
 
 GROUP = {"advantage": "group", "group_size": 3}
 PROMPTS = ["a", "a", "b", "b", "b", "a"]
-VALUE_METRICS = {"value_loss", "explained_variance", "value_mean", "return_mean"}
+VALUE_METRICS = {
+    *("value_loss", "explained_variance", "value_mean", "return_mean"),
+    *("value_error", "value_diverged", "advantage_std"),
+}
 
 
 def grouped(seed=0, rewards=None, prompts=PROMPTS):
@@ -174,6 +177,11 @@ def test_what_was_dropped_leaves_lone_replies_without_advantage(folder):
     assert counts == {"groups": 3.0, "lone_groups": 1.0, "equal_groups": 1.0}
     zero = [not any(sample.advantages) for sample in result.samples]
     assert zero == [False, False, True, True, True, False]
+    assert (result.metrics["advantages_zero"], result.warnings) == (0.0, [])
+
+    equal = learner.update(grouped(rewards=[1.5, 2.0, 1.5, 1.5, 2.0, 5.0], prompts=list("abaabc")))
+    assert (equal.metrics["equal_groups"], equal.metrics["advantages_zero"]) == (2.0, 1.0)
+    assert equal.warnings == ["every advantage is 0: the policy learned nothing from this batch"]
 
 
 def test_a_reply_counts_with_the_sum_of_the_rewards_placed_in_it(folder):

@@ -174,24 +174,6 @@ def test_rewards_are_where_the_sample_places_them(folder):
     assert "sample s0: a token's reward" in learner.update(experiences).skipped
 
 
-def test_nothing_is_applied_where_nothing_can_be_learned(folder):
-    learner = PPOLearner(settings(), folder)
-    learner.update(batch())
-    before = adapter_digest(learner.adapter_blob("policy"))
-    cases = [
-        ([], "empty batch"),
-        (batch(rewards=[1, 2, 3, math.nan, 5, 6]), "sample s3: reward is nan"),
-        (batch(rewards=[1e30, 2, 3, 4, 5, 6]), "non-finite gradient"),
-    ]
-    for experiences, message in cases:
-        result = learner.update(experiences)
-        assert message in result.skipped
-        assert result.metrics["skipped"] == 1.0
-        assert adapter_digest(learner.adapter_blob("policy")) == before
-    assert learner.update(batch(1)).skipped == ""
-    assert adapter_digest(learner.adapter_blob("policy")) != before
-
-
 @pytest.mark.parametrize(("stage", "dtype"), [(2, "bfloat16"), (3, "float32")])
 def test_resumed_learner_continues_bit_for_bit(folder, tmp_path, stage, dtype):
     config = settings(dtype, {"minibatches": 2}, zero_stage=stage)

@@ -1,5 +1,6 @@
 """The supervised stages learn what they should, whatever the micro-batches."""
 
+import math
 import random
 from dataclasses import dataclass, field, replace
 
@@ -220,6 +221,28 @@ def test_rows_without_labels_for_a_criterion_are_refused(tiny_model, tmp_path):
 def test_no_rows_is_a_clear_error(tiny_model, tmp_path):
     with pytest.raises(TrainingError, match="no training rows"):
         train_reward_model(config(tiny_model), tiny_model, [], tmp_path)
+
+
+def test_the_third_non_finite_gradient_in_a_row_ends_the_training(
+    tiny_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        reward_training.rm, "bradley_terry_loss", lambda chosen, rejected: chosen * math.nan
+    )
+    steps = []
+    with pytest.raises(TrainingError, match="3 updates in a row were skipped: non-finite gradient"):
+        train_reward_model(
+            config(tiny_model), tiny_model, rows(), tmp_path, lambda k, *_: steps.append(k)
+        )
+    assert steps == [1, 2]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_reward_model_without_zero_and_scale_is_not_written(tiny_model, tmp_path):
+    same = [replace(r, prompt=rows()[0].prompt, chosen="Yes", rejected="Yes") for r in rows(9)]
+    with pytest.raises(TrainingError, match="std must be above 1e-06: it has learned nothing"):
+        train_reward_model(config(tiny_model), tiny_model, same, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_choose_draws_without_replacement_in_order_and_by_seed():

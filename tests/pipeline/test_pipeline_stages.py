@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,3 +107,43 @@ def test_a_failed_warm_start_ends_the_stages_that_wait_for_it(
     monkeypatch.setattr(stages, "train_stage", train)
     with pytest.raises(TrainingError, match="no training rows"):
         run(tmp_path, "train_reward_model.own_samples=1")
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+def test_a_frozen_stage_is_ended_and_named(
+    answers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Call:
+        def __init__(self, *results: Any) -> None:
+            self._results = list(results)
+
+        async def remote(self, *_: Any) -> Any:
+            if not self._results:
+                await asyncio.Event().wait()
+            return self._results.pop()
+
+    class Frozen:
+        """Answers so often, then never again; never ends by itself."""
+
+        def __init__(self) -> None:
+            self.train = Call()
+            self.progress = Call(*[(1, 9, {"loss": 2.0})] * answers)
+
+        def options(self, **_: Any) -> Any:
+            return SimpleNamespace(remote=lambda: self)
+
+    trainer, killed, told = Frozen(), list[Any](), list[str]()
+    monkeypatch.setattr(stages, "TrainerActor", trainer)
+    monkeypatch.setattr(stages.ray, "kill", killed.append)
+    (tmp_path / "rows.parquet").write_bytes(b"rows")
+    config = load_config(None, ["run.silence_s=0.2"])
+
+    async def train() -> None:
+        async with asyncio.timeout(20):
+            rows = tmp_path / "rows.parquet"
+            await stages.train_stage(config, "judge", tmp_path, rows, tmp_path, told.append)
+
+    with pytest.raises(TrainingError, match=r"judge: no sign of life for 0\.2 s"):
+        asyncio.run(train())
+    assert killed == [trainer]
+    assert told == ["1/9 loss 2.00"] * answers

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from aiohttp import web
 from chat_server import (
@@ -26,7 +27,7 @@ from chat_server import (
 
 from repo_ray.config.rewards import JudgeConfig
 from repo_ray.fencing import neutralise
-from repo_ray.records import Message, Prompt
+from repo_ray.records import LONGEST_REASON, Message, Prompt, scores_to_json
 from repo_ray.rewards.judge.endpoint import EndpointJudge, JudgeUnavailableError
 from repo_ray.rewards.judge.prompt import is_quote, judge_messages
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
@@ -76,6 +77,16 @@ async def test_verdicts_become_points_with_quoted_evidence(server: ChatServer) -
     assert score.detail["kind"].reason == "thank you"
     assert score.detail["rude"].likelihood == 0
     assert score.latency_s > 0
+
+
+@pytest.mark.parametrize(
+    "evidence", ["thank you\ud800", "thank you" + " " * 500_000, "\ud83d" * 400_000]
+)
+async def test_whatever_a_judge_quotes_can_be_stored(server: ChatServer, evidence: str) -> None:
+    answer = GOOD | {"kind": {"evidence": evidence, "verdict": True}}
+    score = await judge_at(server, says(answer)).score(PROMPT, REPLY)
+    assert score.valid == evidence.endswith(" ")
+    assert pa.array([scores_to_json((score,))]).nbytes < 10 * LONGEST_REASON
 
 
 async def test_request_is_deterministic_structured_and_bounded(server: ChatServer) -> None:

@@ -235,6 +235,21 @@ async def test_an_answer_without_usage_counts_at_its_most(server: ChatServer) ->
     assert budget.totals().spent == most.total
 
 
+@pytest.mark.parametrize(
+    ("usage", "spent"),
+    [((-50, 20), 20), ((0, 0), 0), ((10**6, 20), 10**6 + 20), ((10**400, 20), 10**12 + 20)],
+)
+async def test_a_wrong_count_of_tokens_spoils_no_score(
+    server: ChatServer, usage: tuple[int, int], spent: int
+) -> None:
+    settings = config(server.url, **PRICES)
+    budget = JudgeBudget(settings)
+    (judge,) = judges(server, budget, settings, 1)
+    server.script = [says(GOOD, usage=usage)]
+    assert (await judge.score(PROMPT, "Thank you.")).value == 10.0
+    assert budget.totals().spent == spent, "what the server bills, as far as it can be"
+
+
 def _longest() -> tuple[int, dict[str, Any]]:
     return answer_tokens(RUBRIC), answer_schema(RUBRIC)
 

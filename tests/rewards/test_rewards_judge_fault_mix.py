@@ -14,8 +14,11 @@ from aiohttp import web
 from chat_server import (
     ChatServer,
     Handler,
+    bomb,
     completion,
+    drip,
     drop,
+    endless,
     no_choices,
     not_json,
     running_server,
@@ -62,13 +65,13 @@ async def half(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def endless(request: web.Request) -> web.StreamResponse:
-    """About a million tokens."""
+async def million_tokens(request: web.Request) -> web.StreamResponse:
     return completion("word " * 1_000_000)
 
 
 FAULTS: Sequence[Handler] = (
-    *(slow, drop, half, not_json, no_choices, endless),
+    *(slow, drop, half, not_json, no_choices, drip),
+    *(million_tokens, endless(), endless(500), bomb(64)),
     *(status(429), status(429, Retry_After="0"), status(500), status(503)),
     *(says("{"), says({"kind": {"evidence": "", "verdict": "maybe"}}), says("NaN")),
     says('{"kind": NaN, "rude": 1e999}'),
@@ -140,12 +143,13 @@ async def test_long_replies_are_not_lost_more_often_than_short_ones(server: Chat
 
 async def test_answers_of_a_million_tokens_leave_no_memory_behind(server: ChatServer) -> None:
     async def flood(count: int) -> None:
-        server.script = [endless]
+        server.script = [million_tokens]
         settings = {"kind": "endpoint", "base_url": server.url, "model": "m", "max_retries": 0}
         config = JudgeConfig.model_validate(settings)
         judge = EndpointJudge(RUBRIC, config, "key", deadline_s=20.0)
         for _ in range(count):
-            assert not (await judge.score(PROMPT, "reply")).valid
+            score = await judge.score(PROMPT, "reply")
+            assert score.error.startswith("malformed: HTTP 200, too long")
         await judge.close()
 
     await flood(3)

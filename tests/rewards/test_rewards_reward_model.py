@@ -150,6 +150,18 @@ def test_missing_constants_are_a_clear_error(checkpoint, config, missing):
         RewardModelScorer(checkpoint, config, 1)
 
 
+UNUSABLE = [(0.0, 0.0), (0.5, 1e-9), (float("nan"), 1.0), (0.0, float("inf"))]
+
+
+@pytest.mark.parametrize(("mean", "std"), UNUSABLE)
+def test_unusable_constants_are_a_clear_error(checkpoint, config, mean, std):
+    file = checkpoint / "reward_model.safetensors"
+    constants = {"constants.mean": torch.tensor([mean]), "constants.std": torch.tensor([std])}
+    save_file({**load_file(file), **constants}, file)
+    with pytest.raises(CheckpointError, match=r"mean .* std .* are unusable"):
+        RewardModelScorer(checkpoint, config, 1)
+
+
 def edit(folder, change):
     file = folder / "reward_model.json"
     card = json.loads(file.read_text())
@@ -176,7 +188,7 @@ def test_missing_checkpoint_is_named(tmp_path, config):
         RewardModelScorer(tmp_path, config, 1)
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))])
+@pytest.mark.parametrize(("mean", "std"), UNUSABLE)
 def test_unusable_constants_are_not_saved(tmp_path, network, mean, std):
     with pytest.raises(ValueError, match="constants"):
         save_reward_model(tmp_path, network, mean, std, None)

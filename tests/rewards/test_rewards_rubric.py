@@ -85,6 +85,8 @@ def test_digest_is_of_content_not_layout(tmp_path: Path) -> None:
         ("- 1", "expected a mapping"),
         ("", "expected a mapping"),
         ("criteria: [", "not valid YAML"),
+        ("? [criteria]\n: []", "found unhashable key"),
+        ("criteria: [{id: a, question: q, points: 0b_}]", "not valid YAML"),
         ("criteria: [{id: a, question: q, points: 1, points: 2}]", "'points' appears twice"),
     ],
 )

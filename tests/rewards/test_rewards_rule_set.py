@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
+import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from repo_ray.records import Message, Prompt
+from repo_ray.records import LONGEST_REASON, Message, Prompt, scores_from_json, scores_to_json
 from repo_ray.rewards.declaration import RewardConfigError
 from repo_ray.rewards.rules import PointedRule, Rule, RuleSet, load_rules
 
@@ -108,3 +113,24 @@ def test_bad_file_is_refused_with_file_and_key(tmp_path: Path, text: str, messag
     with pytest.raises(RewardConfigError, match=message) as error:
         _load(tmp_path, text)
     assert str(tmp_path / "rules.yaml") in str(error.value)
+
+
+@given(st.text(st.characters(exclude_categories=()), min_size=1), st.booleans())
+@example("\ud800", False)
+@example("x" * 60_000_000, False)
+@example("x" * 60_000_000, True)
+def test_whatever_a_rule_says_can_be_stored(text: str, raises: bool) -> None:
+    """Lone surrogates and endless reasons; plain ones stay as they are."""
+
+    def rule(reply: str, prompt: Prompt) -> str:
+        if raises:
+            raise ValueError(text)
+        return text
+
+    score = RuleSet((PointedRule(Rule("a", rule), -1.0),)).score(PROMPT, "x")
+    stored = pa.array([scores_to_json((score,))])
+    assert stored.nbytes < 10 * LONGEST_REASON
+    assert scores_from_json(stored[0].as_py()) == (replace(score, latency_s=ANY),)
+    assert score.valid is not raises
+    if not raises and len(text) < LONGEST_REASON and text.isprintable():
+        assert score.detail["a"].reason == text

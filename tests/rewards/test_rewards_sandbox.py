@@ -174,3 +174,35 @@ def test_bad_file_is_refused_at_construction(tmp_path: Path) -> None:
         RewardConfigError, match=r"rules\.yaml: rules\[0\]\.id: unknown rule 'nope'"
     ):
         RuleRunner(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os; os._exit(0)", r"rules\.yaml: .* ended the process .* \(exit status 0\)"),
+        ("while True: pass", r"rules\.yaml: the rules were not loaded within 6 s"),
+        ("import os; os.system('true')", r"mine\.py: PermissionError: rules may not start"),
+        ("kept = bytearray(2**40)", r"mine\.py: MemoryError"),
+    ],
+)
+def test_a_rules_file_that_does_harm_when_it_is_loaded_is_refused(
+    code: str, expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "rules.yaml").write_text("rules: [{id: x, points: -1, file: mine.py}]")
+    with pytest.raises(RewardConfigError, match=expected):
+        RuleRunner(tmp_path / "rules.yaml", start_timeout_s=6.0)
+
+
+def test_what_a_rules_file_imports_is_no_memory_of_its_rules(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy\nfrom repo_ray.rewards.rules import rule\n"
+        "kept = bytearray(200 * 2**20)\n"
+        "x = rule('x')(lambda reply, prompt: str(len(bytearray(100 * 2**20))))\n"
+    )
+    (tmp_path / "rules.yaml").write_text("rules: [{id: x, points: -1, file: mine.py}]")
+    runner = RuleRunner(tmp_path / "rules.yaml", memory_limit_mib=128)
+    try:
+        assert runner.score(PROMPT, "reply").value == -1
+    finally:
+        runner.close()

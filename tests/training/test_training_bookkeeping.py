@@ -16,12 +16,14 @@ from repo_ray.records import Prompt, Score
 from repo_ray.training.accounting import Ledger
 from repo_ray.training.checkpoints import (
     REWARD,
+    RUN,
     CheckpointError,
     best_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from repo_ray.training.metrics import MetricsLog, read_metrics
 from repo_ray.training.schedule import Schedule
 
 
@@ -66,8 +68,30 @@ def test_the_ledger_counts_invalid_scores_by_source_and_cause() -> None:
     ledger.count_score(Score.invalid("judge", "timeout: no answer in 5 s"))
     assert ledger.balanced
     assert ledger.invalid == {"judge: timeout": 1}
-    assert ledger.invalid_share == 0.5
+    assert ledger.most_invalid == ("judge", 0.5)
     assert Ledger.from_state(json.loads(json.dumps(ledger.state()))) == ledger
+
+
+def test_a_source_that_is_down_is_not_hidden_by_those_that_answer() -> None:
+    ledger = Ledger()
+    assert ledger.most_invalid == ("", 0.0)
+    for number in range(4):
+        ledger.count_score(Score("reward_model", 1.0))
+        ledger.count_score(Score.invalid("judge", "http 503: away"))
+        ledger.count_score(
+            Score("rules", 0.0) if number else Score.invalid("rules", "raised: rule x")
+        )
+    assert ledger.most_invalid == ("judge", 1.0)
+    ledger.add(ledger)
+    assert ledger.scores_by_source == {"reward_model": 8, "judge": 8, "rules": 8}
+
+
+def test_the_ledger_of_an_earlier_versions_checkpoint_is_read() -> None:
+    old = {"issued": 8, "consumed": 8, "dropped": {}, "samples": 9}
+    ledger = Ledger.from_state({**old, "scores": 27, "invalid": {"judge: timeout": 1}})
+    assert (ledger.scores, ledger.most_invalid) == (27, ("", 0.0))
+    ledger.add(Ledger(scores=3, scores_by_source=Counter(judge=3)))
+    assert ledger.state()["scores"] == 30
 
 
 def write(text: str):  # type: ignore[no-untyped-def]
@@ -96,6 +120,47 @@ def test_the_checkpoint_with_the_highest_reward_stays(tmp_path: Path) -> None:
     assert best is not None
     assert best.name == "step-000004"
     assert best_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_is_never_the_highest(tmp_path: Path, reward: float) -> None:
+    for step, value in enumerate((reward, 0.2, 0.1), start=1):
+        save_checkpoint(tmp_path, step, {REWARD: value}, write(str(step)), keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {}, write("of an earlier version"), keep=9)
+    assert latest_checkpoint(tmp_path, "mine") is not None
+    save_checkpoint(tmp_path, 2, {RUN: "mine"}, write("mine"), keep=9)
+    assert latest_checkpoint(tmp_path, "mine") is not None
+    save_checkpoint(tmp_path, 3, {RUN: "other"}, write("foreign"), keep=9)
+    with pytest.raises(
+        CheckpointError, match=r"step-000003: is of the run 'other', not of 'mine'.*Move it away"
+    ):
+        latest_checkpoint(tmp_path, "mine")
+
+
+def test_a_full_disk_on_resume_costs_no_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MetricsLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.step(step, {"x": step})
+    log.close()
+    write_text = Path.write_text
+
+    def full(path: Path, text: str, encoding: str) -> int:
+        write_text(path, text[: len(text) // 2], encoding)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space left"):
+            MetricsLog(tmp_path, 2)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    MetricsLog(tmp_path, 2).close()
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:

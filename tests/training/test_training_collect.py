@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from repo_ray.actors.members import PoolError
 from repo_ray.actors.pool import CallTimeoutError
 from repo_ray.config.settings import Config
-from repo_ray.records import Message, Prompt, Rollout, Score
+from repo_ray.records import Dropped, Message, Prompt, Rollout, Score
 from repo_ray.rollouts.publication import PublicationError
 from repo_ray.training.collect import Collected, Collector, sampling_seed
 from repo_ray.training.loop import _unwrap
@@ -82,11 +84,54 @@ def test_a_prompt_is_dropped_with_its_cause_after_the_last_attempt() -> None:
             raise CallTimeoutError("judge-0.score took longer than 5 s")
         return Score("judge", 0.0)
 
-    collected, _ = collect(judge)
+    collected, rollouts = collect(judge)
     assert [e.prompt.prompt_id for e in collected.experiences] == ["p1", "p2"]
+    assert collected.dropped == [Dropped("p0", position=0, attempts=3, cause="judge: timeout")]
     assert collected.ledger.dropped == {"judge: timeout": 1}
-    assert collected.ledger.invalid == {"judge: timeout": 3}
+    assert collected.ledger.invalid == {"judge: timeout": 6}  # each of three samples twice
+    assert len(rollouts.calls) == 5
+    assert collected.ledger.discarded_tokens == [1, 1, 1]
     assert collected.ledger.balanced
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        CallTimeoutError("judge-0.score took longer than 5 s"),
+        RayTaskError("score", "Traceback ...\nRuntimeError: out of memory", RuntimeError("x")),
+        Score.invalid("judge", "timeout: no answer within 5 s (attempt 5)"),
+    ],
+)
+def test_a_score_that_may_pass_is_asked_for_again_and_the_sample_is_kept(failure: Any) -> None:
+    asked: Counter[str] = Counter()
+
+    def judge(prompt: Prompt, reply: str) -> Score:
+        asked[reply] += 1
+        if reply == "p1/0" and asked[reply] == 1:
+            if isinstance(failure, Score):
+                return failure
+            raise failure
+        return Score("judge", 30.0)
+
+    collected, rollouts = collect(judge)
+    assert [e.rollout.attempt for e in collected.experiences] == [0, 0, 0]
+    assert asked == {"p0/0": 1, "p1/0": 2, "p2/0": 1}
+    assert len(rollouts.calls) == 3
+    ledger = collected.ledger
+    assert (ledger.scores, ledger.invalid.total(), ledger.discarded_tokens) == (10, 1, [])
+
+
+@pytest.mark.parametrize("error", ["malformed: x", "refused: x", "raised: rule a", "memory: a"])
+def test_a_failure_that_lies_in_the_reply_is_not_asked_about_again(error: str) -> None:
+    asked: Counter[str] = Counter()
+
+    def judge(prompt: Prompt, reply: str) -> Score:
+        asked[reply] += 1
+        return Score.invalid("judge", error) if reply == "p1/0" else Score("judge", 30.0)
+
+    collected, _ = collect(judge)
+    assert asked == {"p0/0": 1, "p1/0": 1, "p1/1": 1, "p2/0": 1}
+    assert collected.ledger.discarded_tokens == [1]
 
 
 def test_a_judge_that_may_spend_no_more_ends_the_batch_at_the_first_attempt() -> None:
@@ -107,6 +152,40 @@ def test_a_rollout_that_times_out_is_tried_again() -> None:
     collected, _ = collect(lambda prompt, reply: Score("judge", 0.0), sample)
     assert [e.rollout.attempt for e in collected.experiences] == [1, 1, 1]
     assert collected.ledger.samples == 3
+
+
+def refusal(error: Exception) -> Exception:
+    """As `ActorPool.call` raises what the engine raised."""
+    text = f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
+    return RayTaskError("sample", text, error).as_instanceof_cause()  # type: ignore[no-untyped-call, no-any-return]
+
+
+def test_a_prompt_that_the_engine_refuses_is_dropped_after_its_attempts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def sample(sample_id: str, prompt_id: str, attempt: int, tokens: Any, seed: int) -> Rollout:
+        if prompt_id == "p1" or (prompt_id, attempt) == ("p2", 0):
+            raise refusal(ValueError("prompt of 9 tokens"))
+        return rollout(sample_id, prompt_id, attempt, tokens, seed)
+
+    collected, rollouts = collect(lambda prompt, reply: Score("judge", 0.0), sample)
+    assert [e.rollout.sample_id for e in collected.experiences] == ["5-0-0", "5-2-1"]
+    assert collected.dropped == [Dropped("p1", 1, 3, "rollout: ValueError")]
+    assert collected.ledger.dropped == {"rollout: ValueError": 1}
+    assert collected.ledger.balanced
+    assert len(rollouts.calls) == 1 + 3 + 2
+    assert (
+        "sample 5-1-0 (prompt p1): RayTaskError(ValueError): ValueError: prompt of" in caplog.text
+    )
+
+
+def test_an_engine_without_a_verified_adapter_ends_the_batch() -> None:
+    def sample(*args: Any) -> Rollout:
+        raise refusal(PublicationError("nothing is sampled until a push succeeds"))
+
+    with pytest.raises(ExceptionGroup) as caught:
+        collect(lambda prompt, reply: Score("judge", 0.0), sample)
+    assert all(isinstance(e, PublicationError) for e in caught.value.exceptions)
 
 
 def test_a_pool_that_gave_up_stops_the_batch_with_its_own_error() -> None:

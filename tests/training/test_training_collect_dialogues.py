@@ -154,7 +154,8 @@ def test_an_episode_is_dropped_with_its_cause_after_the_last_attempt() -> None:
     collected = batch(collector(judge))
     assert [e.prompt.prompt_id for e in collected.experiences] == ["episode-1"]
     assert collected.ledger.dropped == {"judge: timeout": 1}
-    assert collected.ledger.invalid == {"judge: timeout": 3}
+    assert collected.ledger.invalid == {"judge: timeout": 6}  # each of three replies twice
+    assert collected.ledger.discarded_tokens == [len("0.1#")] * 3
     assert collected.ledger.balanced
 
 

@@ -63,7 +63,7 @@ class System:
 
 def run(folder: Path, steps: int) -> list[dict[str, Any]]:
     """The status after each push, the newest pushed step not being counted yet."""
-    # Two of six scores may be invalid, and no batch is collected ahead.
+    # Four of the rules' eight scores may be invalid, and no batch is collected ahead.
     small = {"name": "r", "batch_size": 4, "max_invalid_share": 0.5, "staleness": 0}
     tree = {
         "run": {**small, "steps": steps, "checkpoint_every": 9},
@@ -112,10 +112,12 @@ def test_the_status_follows_the_run(tmp_path: Path) -> None:
         "consumed": 4,
         "dropped": {},
         "samples": 6,
-        "scores": 6,
-        "invalid": {"rules: timeout": 2},
+        "scores": 8,
+        "scores_by_source": {"rules": 8},
+        "invalid": {"rules: timeout": 4},  # each scored twice
     }
     assert (after["ledger"]["issued"], after["ledger"]["consumed"]) == (8, 8)
+    assert after["metrics"]["reply/discarded_tokens"] == 1.0
 
     assert first["phase"] == "check"
     assert set(after["phases"]) == {"check", "collect", "update", "push", "checkpoint"}

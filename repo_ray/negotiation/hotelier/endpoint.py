@@ -16,7 +16,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from repo_ray.config.dialogue import HotelierConfig
-from repo_ray.endpoints import EndpointError, complete, text_of
+from repo_ray.endpoints import EndpointError, complete, endpoint_client, text_of
 from repo_ray.fencing import fence, neutralise
 from repo_ray.negotiation.hotelier.figures import find_figures
 from repo_ray.negotiation.hotelier.moves import (
@@ -142,11 +142,9 @@ class EndpointHotelier:
         raise HotelierError("malformed", f"{problem} (in {tries} answers)")
 
     def _client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(
-            base_url=self._config.base_url,
-            api_key=self._key or "none",
-            max_retries=self._config.max_retries,
-            timeout=self._config.request_timeout_s,
+        config = self._config
+        return endpoint_client(
+            config.base_url, self._key, config.max_retries, config.request_timeout_s
         )
 
     async def _ask(

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import openai
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from repo_ray.config.rewards import JudgeConfig
-from repo_ray.endpoints import EndpointError, complete, text_of
-from repo_ray.records import Prompt, Score
+from repo_ray.endpoints import EndpointError, complete, endpoint_client, text_of
+from repo_ray.records import Prompt, Score, storable
 from repo_ray.rewards.judge.budget import Budget, BudgetError, JudgeBudget
 from repo_ray.rewards.judge.cache import question_key
 from repo_ray.rewards.judge.consistency import judge_identity
@@ -70,12 +69,8 @@ class EndpointJudge:
         self._identity = judge_identity(config, rubric)
         self._schema = answer_schema(rubric)
         self._max_tokens = answer_tokens(rubric)
-        self._client = openai.AsyncOpenAI(
-            base_url=config.base_url,
-            api_key=api_key or "none",
-            max_retries=0,  # counted here, not hidden in the client
-            timeout=config.request_timeout_s,
-        )
+        # Retries are counted here, not hidden in the client.
+        self._client = endpoint_client(config.base_url, self._key, 0, config.request_timeout_s)
 
     def __repr__(self) -> str:
         return f"EndpointJudge({self._place})"
@@ -185,6 +180,7 @@ class EndpointJudge:
                 raise EndpointError(
                     "malformed", f"{name}.evidence: no quote of the reply: {evidence[:80]!r}"
                 )
+        reasons = {name: storable(evidence) for name, evidence in reasons.items()}
         try:
             return self._rubric.points({n: v.verdict for n, v in answer.items()}, reasons)
         except ValueError as error:

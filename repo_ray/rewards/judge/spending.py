@@ -15,6 +15,8 @@ from repo_ray.config.rewards import JudgeConfig
 BYTES_PER_TOKEN = 4
 #: What a chat template adds to the messages, at most.
 TEMPLATE_TOKENS = 64
+#: No request has more; a count beyond it is an error, and one beyond 1e308 has no price.
+MOST_TOKENS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,11 @@ def prompt_tokens(size: int) -> int:
 
 
 def usage_of(answer: ChatCompletion) -> Usage | None:
-    """What the server says it has counted; None if it does not say."""
+    """What the server says it has counted, within 0 and `MOST_TOKENS`; None if it does not say."""
     if answer.usage is None:
         return None
-    return Usage(max(0, answer.usage.prompt_tokens), max(0, answer.usage.completion_tokens))
+    counts = (answer.usage.prompt_tokens, answer.usage.completion_tokens)
+    return Usage(*(min(max(0, count), MOST_TOKENS) for count in counts))
 
 
 def cost(used: Usage, config: JudgeConfig) -> float:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from repo_ray.records import Prompt, Score, ScoreDetail
+from repo_ray.records import Prompt, Score, ScoreDetail, storable
 from repo_ray.rewards.declaration import RewardConfigError, read_declaration
 from repo_ray.rewards.rules import dialogue, prices, style
 from repo_ray.rewards.rules.registry import Rule, rules_in
@@ -42,7 +42,7 @@ class RuleSet:
         """E_func of one reply: the points of every rule that applies, summed.
 
         The sum is not clipped here: `enhancement.enhance` clips judge and rules together.
-        `detail` holds the rules that apply. `progress` is told each rule's id before it runs.
+        `detail` holds the rules that apply, with reasons made `storable`. `progress` is told each rule's id before it runs.
         A rule that raises (error `raised:` or `memory:`), exits (`exited:`) or returns anything
         but a reason or None (`bad_result:`) makes the score invalid and is named.
         """
@@ -58,12 +58,12 @@ class RuleSet:
             except SystemExit:
                 error = f"exited: rule {name} called exit"
             except Exception as raised:  # user code: any fault is this rule's, not the run's
-                error = f"raised: rule {name}: {type(raised).__name__}: {raised}"[:500]
+                error = storable(f"raised: rule {name}: {type(raised).__name__}: {raised}")
             else:
                 if reason is None:
                     continue
                 if isinstance(reason, str) and reason:
-                    detail[name] = ScoreDetail(pointed.points, reason)
+                    detail[name] = ScoreDetail(pointed.points, storable(reason))
                     continue
                 error = f"bad_result: rule {name} returned {type(reason).__name__}, expected a reason or None"
             return Score.invalid("rules", error, monotonic() - start)

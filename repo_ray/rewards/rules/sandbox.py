@@ -45,8 +45,9 @@ class RuleRunner:
         """Starts the child and loads the rules there.
 
         `path`: the rule file (None: the built-in rules); `time_limit_s`: for all rules of one
-        reply; `memory_limit_mib`: what rules may allocate beyond the loaded program (Linux).
-        Raises `RewardConfigError` as `load_rules` does, `RuntimeError` if the child does not start.
+        reply; `memory_limit_mib`: what rules may allocate beyond the loaded program (Linux);
+        `start_timeout_s`: for starting the child and loading the rules.
+        Raises `RewardConfigError` as `load_rules` does, and if the child ends or hangs meanwhile.
         """
         self._path = path
         self._time_limit_s = time_limit_s
@@ -72,7 +73,7 @@ class RuleRunner:
                 self._kill()
                 try:
                     self._start()
-                except (RewardConfigError, RuntimeError) as error:
+                except RewardConfigError as error:
                     return Score.invalid("rules", f"start: {error}", monotonic() - start)
             return self._ask(prompt, reply)
 
@@ -88,6 +89,7 @@ class RuleRunner:
             "path": None if self._path is None else str(self._path),
             "memory_limit_mib": self._memory_limit_mib,
             "time_limit_s": self._time_limit_s,
+            "start_timeout_s": self._start_timeout_s,
         }
         with theirs:
             self._process = subprocess.Popen(
@@ -99,15 +101,19 @@ class RuleRunner:
             )
         self._pipe = ours
         self.restarts += 1
-        answer = self._receive(monotonic() + self._start_timeout_s)
+        deadline = monotonic() + self._start_timeout_s
+        answer = self._receive(deadline)
         if answer is None or "digest" not in answer:
+            late = monotonic() >= deadline
             code = self._kill()
             if answer is not None:
                 raise RewardConfigError(answer["refused"])
-            raise RuntimeError(
-                f"the rule process did not start within {self._start_timeout_s:g} s "
-                f"(exit status {code})"
+            happened = (
+                f"were not loaded within {self._start_timeout_s:g} s"
+                if late
+                else f"ended the process that loads them (exit status {code})"
             )
+            raise RewardConfigError(f"{self._path or 'built-in rules'}: the rules {happened}")
         self.digest = answer["digest"]
 
     def _ask(self, prompt: Prompt, reply: str) -> Score:
