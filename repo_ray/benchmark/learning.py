@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -122,11 +123,11 @@ def flops(base: PreTrainedModel, rank: int, batch: Sequence[Experience]) -> floa
     backward. The vocabulary product for the response's tokens alone, once in either direction.
     """
     shape = base.config
-    layers = base.base_model.layers  # type: ignore[union-attr]
+    layers = cast(nn.ModuleList, base.base_model.layers)
     linear = [m for m in layers.modules() if isinstance(m, nn.Linear)]
     frozen = sum(m.weight.numel() for m in linear)
     adapter = sum(rank * (m.in_features + m.out_features) for m in linear)
-    width = shape.num_attention_heads * linear[0].out_features // shape.num_attention_heads
+    width = linear[0].out_features  # of the queries
     total = 0.0
     for e in batch:
         response = len(e.rollout.token_ids)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from repo_ray.algorithms.ppo import policy_loss, value_loss
 from repo_ray.config.settings import Config
@@ -82,6 +83,7 @@ class StockLearner:
     def _values(self, ids: Tensor, seen: Tensor) -> Tensor:
         """[B, T-1]: of the state before each token."""
         self._model.set_adapter("value")
-        decoder = self._model.get_base_model().model
+        decoder = cast(PreTrainedModel, self._model.get_base_model()).base_model
         hidden = decoder(input_ids=ids, attention_mask=seen).last_hidden_state
-        return self._head(hidden[:, :-1].float())[..., 0]
+        values: Tensor = self._head(hidden[:, :-1].float())
+        return values[..., 0]

@@ -1,0 +1,33 @@
+"""Every bar, by name: what is compared, and how both sides are set up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from repo_ray.benchmark import learning
+from repo_ray.benchmark.measure import Bar, Sides
+from repo_ray.config.settings import Config
+
+
+@dataclass(frozen=True)
+class Part:
+    bar: Bar
+    sides: Callable[[Config, Path], Sides]
+
+
+PARTS: Mapping[str, Part] = {
+    "learner": Part(
+        Bar("learner", "stock PEFT and transformers: sdpa, full logits", "tokens", 2.2),
+        learning.against_stock,
+    ),
+    "uneven": Part(
+        Bar("learner, samples of 8 to 256 tokens", "one padded batch", "tokens", 1.5),
+        learning.uneven_lengths,
+    ),
+    "peak": Part(
+        Bar("learner, floating-point operations", "large matrix products", "FLOP", 0.5),
+        learning.against_peak,
+    ),
+}

@@ -1,0 +1,50 @@
+"""The results as a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import psutil
+import torch
+
+
+def machine() -> dict[str, str]:
+    """Where and with what was measured."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    cores = f"{psutil.cpu_count()} CPU cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    return {
+        "hardware": f"{gpu}, {cores}" if gpu else cores,
+        "python": platform.python_version(),
+    } | (versions)
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """A Markdown table: ratio with its extremes, both sides' medians, and the bar."""
+    where = content["machine"]
+    lines = [
+        f"{where['hardware']}; torch {where['torch']}, transformers {where['transformers']}, "
+        f"peft {where['peft']}; {content['repeats']} turns, medians (lowest to highest).",
+        "",
+        "| part | against | ratio | bar | ours | theirs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in content["parts"].values():
+        ratio = r["ratio"]
+        lines.append(
+            f"| {r['part']} | {r['against']} | {ratio['median']:.2f} "
+            f"({ratio['low']:.2f} to {ratio['high']:.2f}) | {r['reach']:g}"
+            f"{'' if r['reached'] else ', missed'} | {_rate(r['ours']['median'])} {r['unit']}/s | "
+            f"{_rate(r['peer']['median'])} {r['unit']}/s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _rate(value: float) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:,.0f}"
