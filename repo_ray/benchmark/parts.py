@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repo_ray.benchmark import learning
+from repo_ray.benchmark import learning, rollouts
 from repo_ray.benchmark.measure import Bar, Sides
 from repo_ray.config.settings import Config
 
@@ -29,5 +29,17 @@ PARTS: Mapping[str, Part] = {
     "peak": Part(
         Bar("learner, floating-point operations", "large matrix products", "FLOP", 0.5),
         learning.against_peak,
+    ),
+    "rollout": Part(
+        Bar("rollouts with a live adapter", "vLLM without one", "tokens", 0.95),
+        rollouts.against_bare_vllm,
+    ),
+    "lora": Part(
+        Bar("rollouts with a live adapter", "vLLM's own LoRA serving", "tokens", 5.0),
+        rollouts.against_vllm_lora,
+    ),
+    "push": Part(
+        Bar("adapter to a verified engine", "PEFT writes a folder, vLLM loads it", "pushes", 3.0),
+        rollouts.push_against_folder,
     ),
 }
