@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repo_ray.benchmark import learning, rollouts
+from repo_ray.benchmark import learning, rollouts, steps
 from repo_ray.benchmark.measure import Bar, Sides
 from repo_ray.config.settings import Config
 
@@ -41,5 +41,9 @@ PARTS: Mapping[str, Part] = {
     "push": Part(
         Bar("adapter to a verified engine", "PEFT writes a folder, vLLM loads it", "pushes", 3.0),
         rollouts.push_against_folder,
+    ),
+    "grpo": Part(
+        Bar("GRPO step: sampling, update, verified push", "TRL's GRPO step", "samples", 3.0),
+        steps.grpo_against_trl,
     ),
 }

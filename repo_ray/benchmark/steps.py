@@ -1,0 +1,108 @@
+"""Whole steps: sampling, reward, update and push, against TRL's GRPO step."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from repo_ray.benchmark.measure import Work
+from repo_ray.config.settings import Config
+from repo_ray.learner.ppo_learner import PPOLearner
+from repo_ray.models.adapters import adapter_digest
+from repo_ray.models.chat import encode_prompt
+from repo_ray.models.loading import load_tokenizer
+from repo_ray.records import Experience, Message, Prompt, Reward
+from repo_ray.rollouts.engine import RolloutEngine, engine_environment
+
+#: Environment variables: the Python that has TRL, and its gradient checkpointing (on, off).
+TRL_PYTHON, TRL_CHECKPOINTING = "REPO_RAY_TRL_PYTHON", "REPO_RAY_TRL_CHECKPOINTING"
+GROUP = 8
+PROMPTS = [
+    "Write a long letter to the manager of a small hotel by the sea about the price of its rooms.",
+    "Tell me in many words how the owner of a travel agency spends a busy day in the summer.",
+]
+
+
+def reward(text: str) -> float:
+    """The number of words: costs nothing, and varies."""
+    return float(len(text.split()))
+
+
+@contextmanager
+def grpo_against_trl(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
+    """16 samples of up to 64 tokens in two groups; both start from the same weights."""
+    config = config.model_copy(
+        update={
+            "algorithm": config.algorithm.model_copy(
+                update={"advantage": "group", "group_size": GROUP}
+            )
+        }
+    )
+    os.environ.update(engine_environment(config))
+    learner, engine = PPOLearner(config, model), RolloutEngine(config, model, "benchmark")
+    tokenizer = load_tokenizer(model)
+    prompts = [Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(PROMPTS)]
+    ids = {p.prompt_id: encode_prompt(tokenizer, p.messages, thinking=False) for p in prompts}
+    steps = itertools.count(1)
+
+    async def step() -> float:
+        number = next(steps)
+        rollouts = await asyncio.gather(
+            *(
+                engine.sample(f"{number}-{i}-0", p.prompt_id, 0, ids[p.prompt_id], 100 * number + i)
+                for i, p in enumerate(p for p in prompts for _ in range(GROUP))
+            )
+        )
+        batch = []
+        for prompt, rollout in zip(
+            (p for p in prompts for _ in range(GROUP)), rollouts, strict=True
+        ):
+            value = reward(rollout.text)
+            batch.append(Experience(prompt, rollout, (), Reward(value, value, 0, 0, 0, 1)))
+        result = await asyncio.to_thread(learner.update, batch)
+        assert not result.skipped, result.skipped
+        blob = learner.adapter_blob("policy")
+        await engine.push(blob, number, adapter_digest(blob))
+        return len(batch)
+
+    with asyncio.Runner() as runner, _trl(model) as trl_step:
+        runner.run(engine.start())
+        try:
+            yield lambda: runner.run(step()), trl_step
+        finally:
+            runner.run(engine.shutdown())
+
+
+@contextmanager
+def _trl(model: Path) -> Iterator[Work]:
+    command = [os.environ.get(TRL_PYTHON, sys.executable)]
+    command += [str(Path(__file__).with_name("trl_steps.py")), str(model), json.dumps(PROMPTS)]
+    command += [os.environ.get(TRL_CHECKPOINTING, "off")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+    environment |= {"OMP_NUM_THREADS": str(os.cpu_count())}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
+
+    def step() -> float:
+        stdin.write("step\n")
+        stdin.flush()
+        if not stdout.readline():
+            raise RuntimeError(f"TRL ended with {process.wait()}: is it in {command[0]}?")
+        return len(PROMPTS) * GROUP
+
+    try:
+        yield step
+    finally:
+        process.kill()
+        process.wait()
