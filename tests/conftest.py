@@ -21,6 +21,7 @@ STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "learner", "pipelin
 STARTING += ("serving", "soak", "training")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two groups for two workers: what starts processes and mostly waits for them, one at a time,
     and beside it what only computes."""
