@@ -57,7 +57,7 @@ check: setup  ## lint, format and types
 # Threads that wait sleep: tests share the cores with the actors that they start.
 test test-all: export OMP_WAIT_POLICY := PASSIVE
 test: check  ## checks and tests, without the slow and the GPU ones
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 test-all: check  ## all tests that this machine can run
 	$(BIN)/pytest $(PYTEST_ARGS)
