@@ -17,14 +17,13 @@ from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
 hypothesis.settings.register_profile("repo_ray", deadline=None)
 hypothesis.settings.load_profile("repo_ray")
 
-#: Rooms whose tests start actors, engines or whole runs.
-STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "learner", "pipeline", "rollouts")
-STARTING += ("serving", "soak", "training")
+#: Rooms whose tests start Ray or whole runs.
+STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "pipeline", "soak")
 
 
 class TwoParts(LoadScopeScheduling):
-    """What starts processes and mostly waits for them goes to one worker, one test at a time; what
-    only computes to another, beside it."""
+    """What starts Ray and mostly waits for it goes to one worker, one test at a time; all else to
+    another, beside it."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "starting" if nodeid.split("/")[1] in STARTING else "computing"
