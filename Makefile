@@ -57,7 +57,7 @@ check: setup  ## lint, format and types
 # Threads that wait sleep: tests share the cores with the actors that they start.
 test test-all: export OMP_WAIT_POLICY := PASSIVE
 test: check  ## checks and tests, without the slow and the GPU ones
-	$(BIN)/pytest -n 2 --dist loadgroup -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/pytest -n 2 --dist loadscope -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 test-all: check  ## all tests that this machine can run
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -67,7 +67,7 @@ faults: setup  ## 50 seeded kills and freezes in one run; report in runs/faults.
 	REPO_RAY_FAULTS_REPORT=runs/faults.md OMP_WAIT_POLICY=PASSIVE \
 	  $(BIN)/pytest -s -k many_faults tests/faults $(PYTEST_ARGS)
 
-soak: setup  ## 2,000 steps with a fake engine, 200 with everything real; pages in runs/soak-*.html
+soak: setup  ## 2,000 steps with a fake engine, 1,000 with everything real; pages in runs/soak-*.html
 	@mkdir -p runs
 	REPO_RAY_SOAK_REPORTS=$(CURDIR)/runs OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/soak $(PYTEST_ARGS)
 

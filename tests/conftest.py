@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from xdist.scheduler import LoadScopeScheduling
 
 from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
 
@@ -16,18 +17,20 @@ from repo_ray.models.loading import BUILT_IN, load_tokenizer, resolve_model
 hypothesis.settings.register_profile("repo_ray", deadline=None)
 hypothesis.settings.load_profile("repo_ray")
 
-#: Rooms whose tests start actors, engines or whole runs.
-STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "learner", "pipeline", "rollouts")
-STARTING += ("serving", "soak", "training")
+#: Rooms whose tests start Ray or whole runs.
+STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "pipeline", "soak")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two groups for two workers: what starts processes and mostly waits for them, one at a time,
-    and beside it what only computes."""
-    here = Path(__file__).parent
-    for item in items:
-        room = item.path.relative_to(here).parts[0]
-        item.add_marker(pytest.mark.xdist_group("starting" if room in STARTING else "computing"))
+class TwoParts(LoadScopeScheduling):
+    """What starts Ray and mostly waits for it goes to one worker, one test at a time; all else to
+    another, beside it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "starting" if nodeid.split("/")[1] in STARTING else "computing"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoParts:
+    return TwoParts(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from repo_ray.actors.control import namespace
 from repo_ray.actors.environment import thread_environment
+from repo_ray.actors.failures import short
 from repo_ray.actors.files import read_file, write_files
 from repo_ray.actors.placement import actor_options
 from repo_ray.actors.trainer import Stage, TrainerActor
@@ -202,4 +203,6 @@ async def _result(stage: Stage, ref: Any) -> Any:
     except RayTaskError as error:
         raise error.as_instanceof_cause() from None
     except RayActorError as error:
-        raise TrainingError(f"{stage}: the training process died: {error}") from error
+        raise TrainingError(
+            f"{stage}: the training process died ({short(error)}); --resume trains it again"
+        ) from error

@@ -55,3 +55,15 @@ def test_the_service_time_follows_the_latest_calls() -> None:
     for _ in range(SERVICE_CALLS):
         meter.ended(2.0)
     assert meter.tick(1.0, 0, 0.0).service_s == pytest.approx(2.0)
+
+
+def test_some_counts_are_of_the_whole_life_of_the_pool() -> None:
+    meter = LoadMeter(0.0)
+    meter.observe(0.0, [1, 0], 3)
+    meter.began(4.0)
+    for second in range(RECENT_TICKS + 5):
+        meter.tick(second + 1.0, 0, 0.0)
+        meter.observe(second + 1.0, [1, 0], 1)
+    assert (meter.queue_s, meter.longest_wait_s, meter.longest_queue) == (0.0, 4.0, 3)
+    seconds = RECENT_TICKS + 5
+    assert (meter.total_busy_s, meter.total_able_s) == (seconds, 2 * seconds)

@@ -12,12 +12,13 @@ from repo_ray.config.settings import LoraShape
 from repo_ray.data.selection import choose
 from repo_ray.learner import reward_training
 from repo_ray.learner.fitting import TrainingError
-from repo_ray.learner.judge_training import train_judge
+from repo_ray.learner.judge_training import _addressed, train_judge
 from repo_ray.learner.reward_training import by_chosen, train_reward_model
 from repo_ray.learner.sft_training import train_sft
 from repo_ray.models.adapters import add_adapters, import_adapter, parse_adapter
 from repo_ray.models.loading import load_base
 from repo_ray.records import Message, Prompt
+from repo_ray.rewards.judge.injections import made_up
 from repo_ray.rewards.judge.local import LocalJudge
 from repo_ray.rewards.judge.rubric import Criterion, Rubric
 from repo_ray.rewards.reward_model import RewardModelScorer
@@ -259,3 +260,19 @@ def test_choose_keeps_groups_together():
     chosen = choose(range(90), 30, 1, group=lambda x: x // 3)
     assert len(chosen) == 30
     assert all(x // 3 * 3 + k in chosen for x in chosen for k in range(3))
+
+
+def test_the_sentences_of_an_attempt_and_no_others_are_marked() -> None:
+    """At the end of a reply, where an attempt shares no sentence with it."""
+    honest = ["No rush, I see. ", "We accept 316 for T1. ", "Thank you."]
+    rng, at_the_end = random.Random(0), 0
+    for _ in range(300):
+        reply, attempt = made_up("".join(honest), ["polite"], rng)
+        if attempt.stop == len(reply):
+            marks = _addressed(reply, attempt)
+            assert marks[:3] == [0.0, 0.0, 0.0]
+            assert len(marks) > 3
+            assert set(marks[3:]) == {1.0}
+            at_the_end += 1
+    assert at_the_end > 100
+    assert _addressed("".join(honest), range(0)) == [0.0, 0.0, 0.0]

@@ -166,6 +166,5 @@ async def main(root: Path, steps: int, latency_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        main(Path(sys.argv[1]), int(sys.argv[2]), float(dict(enumerate(sys.argv)).get(3, 0)))
-    )
+    folder, count, *seconds = sys.argv[1:]
+    asyncio.run(main(Path(folder), int(count), float(*seconds)))
