@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-#: Does the work once and returns how much it was (tokens, samples, ...).
+#: Does the work once and returns how much it was (tokens, samples, ...); of an untimed bar, the
+#: measure itself (a share, MiB, seconds that something said it took).
 Work = Callable[[], float]
 
 
@@ -17,18 +18,21 @@ Work = Callable[[], float]
 class Bar:
     """What is measured: `ours` does the work of `part`, `peer` that of `against`.
 
-    `reach` is the least ratio of `ours` to `peer`, both in `unit` per second.
+    `reach` is the least ratio of `ours` to `peer`, both in `unit` per second; with `at_most`, the
+    largest. Untimed (`timed` is false), both are in `unit`.
     """
 
     part: str
     against: str
     unit: str
     reach: float
+    at_most: bool = False
+    timed: bool = True
 
 
 @dataclass(frozen=True)
 class Result:
-    """Amounts per second of every repeat, in the order in which they alternated."""
+    """What was measured in every repeat, in the order in which they alternated."""
 
     bar: Bar
     ours: Sequence[float]
@@ -45,7 +49,7 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        return self.ratio >= self.bar.reach
+        return self.ratio <= self.bar.reach if self.bar.at_most else self.ratio >= self.bar.reach
 
     def json(self) -> dict[str, Any]:
         return {
@@ -73,7 +77,7 @@ def compare(bar: Bar, sides: Sides, repeats: int) -> Result:
             for work, into in turns if repeat % 2 == 0 else reversed(turns):
                 began = time.perf_counter()
                 amount = work()
-                into.append(amount / (time.perf_counter() - began))
+                into.append(amount / (time.perf_counter() - began) if bar.timed else amount)
     return Result(bar, ours, peer)
 
 

@@ -34,17 +34,18 @@ def markdown(content: Mapping[str, Any]) -> str:
     ]
     for r in content["parts"].values():
         ratio = r["ratio"]
+        unit = f"{r['unit']}/s" if r["timed"] else r["unit"]
         lines.append(
             f"| {r['part']} | {r['against']} | {ratio['median']:.2f} "
-            f"({ratio['low']:.2f} to {ratio['high']:.2f}) | {r['reach']:g}"
-            f"{'' if r['reached'] else ', missed'} | {_rate(r['ours']['median'])} {r['unit']}/s | "
-            f"{_rate(r['peer']['median'])} {r['unit']}/s |"
+            f"({ratio['low']:.2f} to {ratio['high']:.2f}) | {'≤' if r['at_most'] else '≥'} "
+            f"{r['reach']:g}{'' if r['reached'] else ', missed'} | "
+            f"{_figure(r['ours']['median'])} {unit} | {_figure(r['peer']['median'])} {unit} |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _rate(value: float) -> str:
+def _figure(value: float) -> str:
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}"
-    return f"{value:,.0f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

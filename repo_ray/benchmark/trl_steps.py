@@ -14,6 +14,7 @@ import sys
 import tempfile
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -53,6 +54,7 @@ if __name__ == "__main__":
                 max_steps=10_000,
                 learning_rate=3e-4,
                 beta=0.0,
+                use_cpu=not torch.cuda.is_available(),
                 bf16=True,
                 gradient_checkpointing=checkpointing,
                 logging_strategy="no",

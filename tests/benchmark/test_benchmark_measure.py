@@ -46,8 +46,21 @@ def test_the_ratio_is_the_median_of_neighbours_and_the_table_says_what_was_misse
     missed = Result(BAR, [15e6], [10e6]).json()
     machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
     text = markdown({"machine": machine, "repeats": 3, "parts": {"x": result.json(), "y": missed}})
-    assert "| 2.00 (1.00 to 3.00) | 2 | 20 tokens/s | 10 tokens/s |" in text
-    assert "| 1.50 (1.50 to 1.50) | 2, missed | 15 M tokens/s | 10 M tokens/s |" in text
+    assert "| 2.00 (1.00 to 3.00) | ≥ 2 | 20 tokens/s | 10 tokens/s |" in text
+    assert "| 1.50 (1.50 to 1.50) | ≥ 2, missed | 15 M tokens/s | 10 M tokens/s |" in text
+
+
+def test_a_measure_that_is_not_a_speed_is_taken_as_it_is_and_may_have_a_largest_ratio() -> None:
+    @contextmanager
+    def sides() -> Iterator[tuple[Work, Work]]:
+        yield lambda: 30.0, lambda: 40.0
+
+    result = compare(Bar("ours", "theirs", "MiB", 0.8, at_most=True, timed=False), sides(), 2)
+    assert list(result.ours) == [30.0, 30.0]
+    assert (result.ratio, result.reached) == (0.75, True)
+    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
+    text = markdown({"machine": machine, "repeats": 2, "parts": {"x": result.json()}})
+    assert "| 0.75 (0.75 to 0.75) | ≤ 0.8 | 30 MiB | 40 MiB |" in text
 
 
 def test_floating_point_operations_by_hand(tiny_model: Path) -> None:
