@@ -85,7 +85,9 @@ def _trl(model: Path) -> Iterator[Work]:
     command = [os.environ.get(TRL_PYTHON, sys.executable)]
     command += [str(Path(__file__).with_name("trl_steps.py")), str(model), json.dumps(PROMPTS)]
     command += [os.environ.get(TRL_CHECKPOINTING, "off")]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}
+    # Of our own engine and learner, which set them: TRL would take itself for a rank of several.
+    ours = ("VLLM_", "LOCAL_RANK", "DS_ACCELERATOR")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment |= {"OMP_NUM_THREADS": str(os.cpu_count())}
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
