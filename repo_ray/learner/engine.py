@@ -138,6 +138,7 @@ class Engine:
             [{"params": list(g.parameters), "lr": g.lr, "name": g.name} for g in groups],
             betas=(0.9, 0.999),
             weight_decay=settings.weight_decay,
+            fused=True,  # one pass over memory instead of a dozen
         )
         optimizer.register_step_pre_hook(self._clip)
         trainable = sum(p.numel() for g in groups for p in g.parameters)
@@ -252,7 +253,8 @@ class Engine:
             grads = [p.grad for p in group["params"] if p.grad is not None]
             square = torch.zeros((), device=self.device)
             if grads:
-                square += torch.stack([g.float().square().sum() for g in grads]).sum()
+                norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in grads]
+                square += torch.stack(norms).square().sum()
             if self._settings.zero_stage:
                 dist.all_reduce(square)
             self._norms[name] = norm = float(square.sqrt())
@@ -331,9 +333,7 @@ class Engine:
                     f"optimizer state {name} {tuple(tensor.shape)} does not fit this learner: "
                     "it was saved with another model, LoRA rank, world size or ZeRO stage"
                 )
-            # AdamW keeps its step counter on the CPU.
-            device = masters[key].device if tensor.ndim else "cpu"
-            restored.setdefault(key, {})[field] = tensor.to(device).clone()
+            restored.setdefault(key, {})[field] = tensor.to(masters[key].device).clone()
         if int(state["steps"]) and restored.keys() != masters.keys():
             raise ValueError(f"optimizer state lacks {sorted(masters.keys() - restored.keys())}")
         self._steps = int(state["steps"])

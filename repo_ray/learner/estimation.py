@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from repo_ray.algorithms.advantages import gae, placed_rewards, whiten
@@ -23,13 +23,53 @@ def estimate(
 
     `advantages_zero` is 1 where no token has an advantage, so that the policy learns nothing.
     """
-    totals = torch.tensor([*(e.reward.total for e in batch), 0.0])
-    rewards = placed_rewards([*(e.token_rewards for e in batch), ()], totals, table.mask)
+    rewards = _rewards(table, batch, list(range(len(batch) + 1)))
     if algorithm.advantage == "group":
         metrics = _from_groups(table, batch, rewards)
     else:
         metrics = _from_values(table, batch, rewards, algorithm)
     return {**metrics, "advantages_zero": float(not table.advantages[table.mask].any())}
+
+
+def returns(
+    table: Table, batch: Sequence[Experience], rows: Sequence[int], algorithm: AlgorithmConfig
+) -> Float[Tensor, "rows t"]:
+    """What `estimate` fills in as the returns of `rows`, from the table's old values of these."""
+    return _gae(table, batch, rows, _rewards(table, batch, rows), algorithm)[1]
+
+
+def _rewards(
+    table: Table, batch: Sequence[Experience], rows: Sequence[int]
+) -> Float[Tensor, "rows t"]:
+    """Per token; the row after the last of `batch` is the filler's, which has none."""
+    samples = [batch[r] if r < len(batch) else None for r in rows]
+    totals = torch.tensor([e.reward.total if e else 0.0 for e in samples])
+    return placed_rewards([e.token_rewards if e else () for e in samples], totals, table.mask[rows])
+
+
+def _truncated(batch: Sequence[Experience], rows: Sequence[int]) -> Bool[Tensor, " rows"]:
+    return torch.tensor(
+        [r < len(batch) and batch[r].rollout.finish_reason == "length" for r in rows]
+    )
+
+
+def _gae(
+    table: Table,
+    batch: Sequence[Experience],
+    rows: Sequence[int],
+    rewards: Float[Tensor, "rows t"],
+    algorithm: AlgorithmConfig,
+) -> tuple[Float[Tensor, "rows t"], Float[Tensor, "rows t"]]:
+    return gae(
+        rewards,
+        table.old_values[rows],
+        table.mask[rows],
+        _truncated(batch, rows),
+        algorithm.gamma,
+        algorithm.gae_lambda,
+        algorithm.truncation,
+        table.next_values[rows],
+    )
 
 
 def _from_values(
@@ -39,22 +79,13 @@ def _from_values(
     algorithm: AlgorithmConfig,
 ) -> dict[str, float]:
     """The metric `advantage_std` is from before whitening."""
-    truncated = torch.tensor([*(e.rollout.finish_reason == "length" for e in batch), False])
-    table.advantages, table.returns = gae(
-        rewards,
-        table.old_values,
-        table.mask,
-        truncated,
-        algorithm.gamma,
-        algorithm.gae_lambda,
-        algorithm.truncation,
-        table.next_values,
-    )
+    rows = list(range(len(batch) + 1))
+    table.advantages, table.returns = _gae(table, batch, rows, rewards, algorithm)
     std = table.advantages[table.mask].double().std(correction=0)
     if algorithm.whiten_advantages:
         table.advantages = whiten(table.advantages, table.mask)
     nothing = torch.zeros_like(rewards)
-    to_go, _ = gae(rewards, nothing, table.mask, truncated, algorithm.gamma, lam=1.0)
+    to_go, _ = gae(rewards, nothing, table.mask, _truncated(batch, rows), algorithm.gamma, lam=1.0)
     error, diverged = value_error(table.old_values[table.mask], to_go[table.mask])
     return {
         "advantage_std": float(std),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from repo_ray.learner.checkpoint import (
     write_tensors,
 )
 from repo_ray.learner.engine import EngineSettings, ParameterGroup, Rank, Step, build_engine
-from repo_ray.learner.estimation import estimate
+from repo_ray.learner.estimation import estimate, returns
 from repo_ray.learner.faults import problem, warnings
 from repo_ray.learner.table import SampleUpdate, Table
 from repo_ray.models.actor_critic import (
@@ -63,10 +63,11 @@ class UpdateResult:
 class PPOLearner:
     """Holds the base with its adapters, the value head and their optimizer.
 
-    One `update` is: values of all states (no gradient), GAE, then `ppo_epochs` passes of
-    `minibatches` optimizer steps. The policy loss, minus `entropy_coef` times the entropy, and
-    the value loss are each the mean over the response tokens of the whole (mini)batch, whatever
-    the micro-batches and ranks. With more than one rank, every rank calls every method with the
+    One `update` is: values of all states, GAE, then `ppo_epochs` passes of `minibatches` optimizer
+    steps. The policy loss, minus `entropy_coef` times the entropy, and the value loss are each
+    the mean over the response tokens of the whole (mini)batch, whatever the micro-batches and
+    ranks. Where the first step takes the whole batch, its own value pass gives those values, as
+    a return depends on no other sample's; else they cost a forward pass more. With more than one rank, every rank calls every method with the
     same arguments and works on its share; results are the same on all of them.
 
     With `algorithm.advantage: group` advantages come from comparing the replies to one prompt
@@ -135,27 +136,28 @@ class PPOLearner:
         rollouts: list[TokenSequence] = [*(e.rollout for e in batch), Filler()]
         everything = list(range(len(batch)))
 
-        with torch.no_grad():
-            if self._head is not None:
+        one_pass = algorithm.minibatches == 1
+        if self._head is not None:
+            with torch.set_grad_enabled(one_pass):
                 for rows, part in self._passes(rollouts, everything):
-                    values, ends = self._engine.module(part, VALUE)
-                    table.put(table.old_values, rows, values)
-                    table.next_values[rows] = ends.cpu()
-                self._share(table.old_values, table.next_values)
-            estimated = estimate(table, batch, algorithm)
-            steps = algorithm.ppo_epochs * algorithm.minibatches
-            separate = algorithm.ratio == "decoupled" and steps > 1
-            if separate:
+                    self._old_values(table, batch, rows, part)
+            self._share(table.old_values, table.next_values)
+        estimated = estimate(table, batch, algorithm)
+        steps = algorithm.ppo_epochs * algorithm.minibatches
+        separate = algorithm.ratio == "decoupled" and steps > 1
+        if separate:
+            with torch.no_grad():
                 for rows, part in self._passes(rollouts, everything):
                     table.put(table.proximal, rows, self._engine.module(part, POLICY)[0])
-                self._share(table.proximal)
+            self._share(table.proximal)
 
         done: list[Step] = []
         for epoch in range(algorithm.ppo_epochs):
             for minibatch in minibatches(
                 len(batch), algorithm.minibatches, self._config.run.seed, self._updates, epoch
             ):
-                step = self._optimize(table, rollouts, minibatch, separate, epoch == 0)
+                learned = one_pass and epoch == 0  # the values have their gradient already
+                step = self._optimize(table, rollouts, minibatch, separate, epoch == 0, learned)
                 done.append(step)
             if epoch == 0:
                 self._share(table.new_logprobs, table.new_values)
@@ -187,6 +189,38 @@ class PPOLearner:
             warnings(metrics, self._config.learner),
         )
 
+    def _old_values(
+        self, table: Table, batch: Sequence[Experience], rows: list[int], part: SequenceBatch
+    ) -> None:
+        """The values before the update and, where gradients are on, their loss's gradient."""
+        learn = torch.is_grad_enabled()
+        values, ends = (self._engine if learn else self._engine.module)(part, VALUE)
+        table.put(table.old_values, rows, values)
+        table.next_values[rows] = ends.detach().float().cpu()
+        if learn:
+            table.put(table.new_values, rows, values)
+            table.returns[rows] = returns(table, batch, rows, self._config.algorithm)
+            self._learn_values(table, rows, values, list(range(len(batch))))
+
+    def _learn_values(
+        self, table: Table, rows: list[int], values: Tensor, minibatch: Sequence[int]
+    ) -> None:
+        """Backward from the value loss of `rows`, as their part of the mean over `minibatch`."""
+        take, weight = self._columns(table, rows, minibatch)
+        clip = self._config.algorithm.value_clip
+        error = value_loss(values, take(table.old_values), take(table.returns), clip)
+        self._engine.backward((error * weight).sum())
+
+    def _columns(
+        self, table: Table, rows: list[int], minibatch: Sequence[int]
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """What takes a column's response tokens of `rows` [N] to the device, and their weights in
+        the mean over the counted tokens of `minibatch` [N]."""
+        there, device = table.there[rows], self._engine.device
+        count = max(int(table.mask[minibatch].sum()), 1)
+        weight = (table.mask[rows][there] / count).to(device)
+        return (lambda column: column[rows][there].to(device)), weight
+
     def _optimize(
         self,
         table: Table,
@@ -194,18 +228,12 @@ class PPOLearner:
         minibatch: Sequence[int],
         separate: bool,
         first_epoch: bool,
+        values_learned: bool,
     ) -> Step:
         """One optimizer step. Policy and value take turns, so one graph is alive at a time."""
         algorithm = self._config.algorithm
-        device = self._engine.device
-        count = max(int(table.mask[minibatch].sum()), 1)
         for rows, part in self._passes(rollouts, minibatch):
-            there = table.there[rows]
-            weight = (table.mask[rows][there] / count).to(device)
-
-            def take(column: Tensor, rows: list[int] = rows, there: Tensor = there) -> Tensor:
-                return column[rows][there].to(device)
-
+            take, weight = self._columns(table, rows, minibatch)
             new, entropy = self._engine(part, POLICY)
             proximal = take(table.proximal) if separate else new.detach()
             loss = policy_loss(
@@ -220,12 +248,9 @@ class PPOLearner:
                 loss = loss - algorithm.entropy_coef * entropy
             self._engine.backward((loss * weight).sum())
 
-            if self._head is not None:
+            if self._head is not None and not values_learned:
                 values, _ = self._engine(part, VALUE)
-                error = value_loss(
-                    values, take(table.old_values), take(table.returns), algorithm.value_clip
-                )
-                self._engine.backward((error * weight).sum())
+                self._learn_values(table, rows, values, minibatch)
                 if first_epoch:
                     table.put(table.new_values, rows, values)
 

@@ -15,6 +15,29 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
+def _distribution(
+    logits: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Log-probabilities [n] and entropies [n] of `logits` [n, vocab], and what they are per logit.
+
+    The derivatives are in the type of `logits`: d log p_y / dz = onehot(y) - p and
+    dH / dz = -p (log p + H), by the temperature. Few passes over memory, as that is what it costs.
+    """
+    z = logits.float().div_(temperature)
+    z -= z.amax(-1, keepdim=True)
+    p = z.exp()
+    total = p.sum(-1)
+    log_total = total.log()
+    logprobs = z.gather(1, targets[:, None])[:, 0] - log_total
+    entropy = log_total - torch.linalg.vecdot(p, z) / total
+    scale = -1 / (temperature * total)
+    flatten = None
+    if entropy_gradient:
+        flatten = (p * (z + (entropy - log_total)[:, None]) * scale[:, None]).to(logits.dtype)
+    p.scatter_add_(1, targets[:, None], -total[:, None])  # before rounding: p may be close to 1
+    return logprobs, entropy, p.mul_(scale[:, None]).to(logits.dtype), flatten
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -34,19 +57,14 @@ class _TokenLogprobs(torch.autograd.Function):
         d_entropy = torch.empty_like(hidden) if need and entropy_gradient else None
         for start in range(0, count, chunk):
             part = slice(start, min(start + chunk, count))
-            target = targets[part, None]
-            logits = (hidden[part] @ weight.T).float().div_(temperature)
-            log_p = logits - logits.logsumexp(-1, keepdim=True)
-            p = torch.exp(log_p, out=logits)  # the logits' memory is free to be reused
-            logprobs[part] = log_p.gather(1, target).squeeze(1)
-            entropy[part] = -torch.linalg.vecdot(p, log_p)
-            # With z = W h / T: d log p_y / dz = onehot(y) - p and dH / dz = -p (log p + H).
-            if d_entropy is not None:
-                gradient = -p * (log_p + entropy[part, None])
-                d_entropy[part] = (gradient / temperature).to(weight.dtype) @ weight
+            logits = hidden[part] @ weight.T
+            logprobs[part], entropy[part], toward, flatten = _distribution(
+                logits, targets[part], temperature, entropy_gradient
+            )
             if d_logprob is not None:
-                gradient = p.neg_().scatter_add_(1, target, torch.ones_like(p[:, :1]))
-                d_logprob[part] = gradient.div_(temperature).to(weight.dtype) @ weight
+                d_logprob[part] = toward @ weight
+            if d_entropy is not None:
+                d_entropy[part] = flatten @ weight
         ctx.save_for_backward(d_logprob, d_entropy)
         if d_entropy is None:
             ctx.mark_non_differentiable(entropy)
