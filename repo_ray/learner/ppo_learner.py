@@ -96,6 +96,8 @@ class PPOLearner:
             entropy_gradient=config.algorithm.entropy_coef > 0,
             critic=config.algorithm.advantage == "gae",
         )
+        if learner.compile:
+            self._network.compile_layers()
         self._head = self._network.value_head
         policy = adapter_parameters(self._network.model, POLICY)
         groups = [ParameterGroup(POLICY, policy, learner.policy_lr, learner.policy_max_grad_norm)]

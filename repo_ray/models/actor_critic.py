@@ -9,6 +9,8 @@ from typing import Final, Literal, Protocol, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
@@ -92,6 +94,30 @@ class ActorCritic(nn.Module):
             base.get_output_embeddings(), temperature, chunk, entropy_gradient
         )
         self.model = add_adapters(base, [POLICY, VALUE] if critic else [POLICY], lora)
+        self._compiled = False
+
+    def compile_layers(self) -> None:
+        """Has the decoder's layers and the head compiled when they are first used (torch.compile).
+
+        All layers share their code, which takes any shape; there is one for each adapter, with
+        and without gradients. Torch keeps it on disk for the next process.
+
+        Raises:
+            RuntimeError: on a CPU without a C++ compiler.
+        """
+        if self.logprob_head.weight.device.type == "cpu":
+            try:
+                get_cpp_compiler()
+            except InvalidCxxCompiler as error:
+                raise RuntimeError(
+                    "learner.compile needs a C++ compiler on the CPU (Debian, Ubuntu: apt install "
+                    "g++); install one or set learner.compile to false"
+                ) from error
+        decoder = cast(PreTrainedModel, self.model.get_base_model()).base_model
+        for layer in cast(nn.ModuleList, decoder.layers):
+            layer.compile(dynamic=True)
+        self.logprob_head.compile_distribution()
+        self._compiled = True
 
     def forward(self, batch: SequenceBatch, role: Role) -> tuple[Tensor, Tensor]:
         """One pass of the decoder.
@@ -108,8 +134,11 @@ class ActorCritic(nn.Module):
             # Causal attention and padding on the right: real tokens never see padding, so no
             # mask is needed, and attention kernels are free to use their causal fast path.
             decoder = cast(PreTrainedModel, self.model.get_base_model()).base_model
+            embedded = decoder.get_input_embeddings()(batch.input_ids)
+            if self._compiled and torch.is_grad_enabled():
+                embedded.requires_grad_()  # so that the first layer is compiled like the others
             hidden: Float[Tensor, "b t h"] = decoder(
-                input_ids=batch.input_ids, use_cache=False
+                inputs_embeds=embedded, use_cache=False
             ).last_hidden_state
             # Flat rows: a 3-D product with the vocabulary matrix copies, and only response
             # positions are worth it.

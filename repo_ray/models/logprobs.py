@@ -8,6 +8,7 @@ the vocabulary matrix (and, under ZeRO-3, no need to gather it again).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -38,6 +39,10 @@ def _distribution(
     return logprobs, entropy, p.mul_(scale[:, None]).to(logits.dtype), flatten
 
 
+#: (logits, targets, temperature, entropy gradient) -> as `_distribution`.
+Distribution = Callable[[Tensor, Tensor, float, bool], tuple[Tensor, Tensor, Tensor, Tensor | None]]
+
+
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -48,6 +53,7 @@ class _TokenLogprobs(torch.autograd.Function):
         temperature: float,
         chunk: int,
         entropy_gradient: bool,
+        distribution: Distribution,
     ) -> tuple[Tensor, Tensor]:
         count = hidden.shape[0]
         logprobs = torch.empty(count, dtype=torch.float32, device=hidden.device)
@@ -58,7 +64,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, count, chunk):
             part = slice(start, min(start + chunk, count))
             logits = hidden[part] @ weight.T
-            logprobs[part], entropy[part], toward, flatten = _distribution(
+            logprobs[part], entropy[part], toward, flatten = distribution(
                 logits, targets[part], temperature, entropy_gradient
             )
             if d_logprob is not None:
@@ -76,7 +82,7 @@ class _TokenLogprobs(torch.autograd.Function):
         gradient = grads[0][:, None] * d_logprob
         if d_entropy is not None:
             gradient = gradient + grads[1][:, None] * d_entropy
-        return gradient.to(d_logprob.dtype), None, None, None, None, None
+        return gradient.to(d_logprob.dtype), None, None, None, None, None, None
 
 
 def token_logprobs(
@@ -86,6 +92,7 @@ def token_logprobs(
     temperature: float,
     chunk: int,
     entropy_gradient: bool = False,
+    distribution: Distribution = _distribution,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Log-probability (nats) of each target and entropy (nats) of each distribution, float32.
 
@@ -93,6 +100,7 @@ def token_logprobs(
     common type of `hidden` and `weight`, everything after it in float32. `weight` gets no
     gradient (it is frozen); `entropy` carries one only with `entropy_gradient`, which costs one
     more product with the vocabulary matrix. At most `chunk` rows of logits exist at a time.
+    `distribution` may be a compiled form of the default.
 
     Raises:
         ValueError: `hidden` is not 2-D or `weight` requires a gradient.
@@ -102,7 +110,7 @@ def token_logprobs(
     if weight.requires_grad:
         raise ValueError("the vocabulary matrix must be frozen: it would get no gradient")
     logprobs, entropy = _TokenLogprobs.apply(
-        hidden, weight, targets, temperature, chunk, entropy_gradient
+        hidden, weight, targets, temperature, chunk, entropy_gradient, distribution
     )
     return logprobs, entropy
 
@@ -122,10 +130,20 @@ class LogprobHead(nn.Module):
         self.temperature = temperature
         self.chunk = chunk
         self.entropy = entropy
+        self._distribution: Distribution = _distribution
+
+    def compile_distribution(self) -> None:
+        self._distribution = torch.compile(_distribution, dynamic=True)
 
     def forward(
         self, hidden: Float[Tensor, "n hidden"], targets: Int[Tensor, " n"]
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         return token_logprobs(
-            hidden, self.weight, targets, self.temperature, self.chunk, self.entropy
+            hidden,
+            self.weight,
+            targets,
+            self.temperature,
+            self.chunk,
+            self.entropy,
+            self._distribution,
         )

@@ -104,6 +104,11 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
             [],
             r"algorithm.truncation has no effect",
         ),
+        (
+            "learner: {compile: true, zero_stage: 3}",
+            [],
+            r"learner.compile does not work with learner.zero_stage 3",
+        ),
         ("dpo: {beta: 0}", [], r"dpo.beta: .*greater than 0"),
         (
             "judge: {pool: {labels: {repo-ray/role: 'in(judge, rules)'}}}",

@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 from repo_ray.learner.checkpoint import CheckpointError
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner
-from repo_ray.models.adapters import adapter_digest, parse_adapter
+from repo_ray.models.actor_critic import SequenceBatch
+from repo_ray.models.adapters import adapter_digest, adapter_parameters, parse_adapter
 
 
 def recompute(experiences, samples, algorithm):
@@ -128,6 +129,37 @@ def test_micro_batches_do_not_change_the_update(folder, algorithm):
     assert_close(small, large, atol=2e-4, rtol=1e-3)
     for name in ("policy_loss", "value_loss", "entropy", "ess", "grad_norm_policy", "approx_kl"):
         assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+
+
+def test_values_learn_from_the_values_before_the_step(folder):
+    """The step's own value pass gives them: loss and gradient are those of a pass before it."""
+    algorithm = {"gamma": 1.0, "gae_lambda": 1.0}
+    config = settings(algorithm=algorithm, zero_stage=0, micro_batch_tokens=24)
+    learner, samples = PPOLearner(config, folder), batch()
+    learner.update(batch(1))  # the head starts at zero, where the adapter has no gradient
+    network = learner._engine.module
+    part = SequenceBatch.of([e.rollout for e in samples], torch.device("cpu"))
+    values, _ = network(part, "value")
+    returns = torch.cat([torch.full((len(e.rollout.token_ids),), e.reward.total) for e in samples])
+    counted = torch.tensor([kept for e in samples for kept in e.rollout.loss_mask])
+    # A return is the reward then, whatever the values.
+    loss = (0.5 * (values - returns) ** 2)[counted].mean()
+    parameters = [*adapter_parameters(network.model, "value"), *network.value_head.parameters()]
+    gradients = torch.autograd.grad(loss, parameters)
+    norm = torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients]))
+    metrics = learner.update(samples).metrics
+    assert metrics["value_loss"] == pytest.approx(float(loss), rel=1e-4)
+    assert metrics["grad_norm_value"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_compiled_layers_change_nothing(folder):
+    plain = PPOLearner(settings(algorithm={"entropy_coef": 0.1}), folder)
+    compiled = PPOLearner(settings(algorithm={"entropy_coef": 0.1}, compile=True), folder)
+    for seed in range(2):  # of other lengths
+        expected, got = plain.update(batch(seed)), compiled.update(batch(seed))
+        for name in ("policy_loss", "value_loss", "entropy", "grad_norm_policy", "grad_norm_value"):
+            assert got.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-3, abs=1e-6)
+    assert_close(snapshot(compiled), snapshot(plain), atol=2e-4, rtol=1e-3)
 
 
 def test_decoupled_proximal_is_the_policy_before_the_update(folder):
