@@ -16,7 +16,7 @@ STAMP         := $(VENV)/.installed-$(DEVICE)
 # On GPUs the registry's own build of torch is the right one.
 TORCH         := torch==$(TORCH_VERSION)$(if $(filter cpu,$(DEVICE)),+cpu)
 
-.PHONY: help setup quickstart check test test-all faults soak fuzz lock reference clean
+.PHONY: help setup quickstart check test test-all faults soak benchmark fuzz lock reference clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -71,6 +71,21 @@ soak: setup  ## 2,000 steps with a fake engine, 1,000 with everything real; page
 	@mkdir -p runs
 	REPO_RAY_SOAK_REPORTS=$(CURDIR)/runs OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest tests/soak $(PYTEST_ARGS)
 
+# TRL sees the packages of this environment and has its own beside them.
+TRL := .venv-trl
+$(TRL)/.installed: docker/requirements-trl.lock $(STAMP)
+	@rm -rf $(TRL)
+	@$(BIN)/python -m venv --without-pip $(TRL)
+	@$(BIN)/python -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parents[1])' \
+	  > $$($(TRL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth
+	@echo 'Installing docker/requirements-trl.lock ...'
+	@$(BIN)/uv pip install --quiet --python $(TRL)/bin/python --no-deps --requirement docker/requirements-trl.lock
+	@touch $@
+
+PARTS ?=
+benchmark: $(TRL)/.installed  ## time every part (or PARTS='learner grpo') beside what it replaces; table in runs/benchmark
+	REPO_RAY_TRL_PYTHON=$(TRL)/bin/python $(BIN)/python jobs/benchmark.py $(PARTS)
+
 FUZZ_SECONDS ?= 300
 fuzz: setup  ## coverage-guided fuzzing of every loader (installs atheris)
 	$(BIN)/python -m pip install --quiet 'atheris>=3'
@@ -89,9 +104,12 @@ lock:  ## resolve pyproject.toml and docker/requirements.in into the two locks
 	env -u UV_FIND_LINKS $(COMPILE) --extra gpu --output-file docker/requirements-gpu.lock >/dev/null
 	$(COMPILE) --extra cpu $(if $(UV_FIND_LINKS),,--torch-backend cpu) --override docker/overrides-cpu.txt --constraint docker/requirements-gpu.lock \
 	  --output-file docker/requirements-cpu.lock >/dev/null
+	$(BIN)/uv pip compile --quiet docker/requirements-trl.in --no-deps --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+	  --custom-compile-command 'make lock' --output-file docker/requirements-trl.lock >/dev/null
 
 reference: setup  ## write jobs/configs/REFERENCE.md from the settings
 	$(BIN)/repo-ray config > jobs/configs/REFERENCE.md
 
 clean:  ## remove the environment and the caches, never runs/
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(TRL) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

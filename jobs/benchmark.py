@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
+from repo_ray.actors.environment import thread_environment
 from repo_ray.benchmark.measure import compare
 from repo_ray.benchmark.parts import PARTS
 from repo_ray.benchmark.table import machine, markdown
@@ -49,13 +51,17 @@ def main() -> int:
         arguments.alone.write_text(json.dumps(result.json()), encoding="utf-8")
         return 0
     arguments.out.mkdir(parents=True, exist_ok=True)
+    # As the learner's actor has it.
+    environment = os.environ | thread_environment(config.learner.threads, alone=True)
     results = {}
     for name in chosen:
         file = arguments.out / f"{name}.json"
         command = [sys.executable, __file__, name, "--config", str(arguments.config)]
         command += ["--repeats", str(arguments.repeats), "--alone", str(file)]
         with console.status(f"measuring {name}"):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment
+            )
         if done.returncode:
             print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
             return 1

@@ -117,7 +117,7 @@ def against_peak(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
 def flops(base: PreTrainedModel, rank: int, batch: Sequence[Experience]) -> float:
     """Floating-point operations that one update needs; a multiplication and an addition are two.
 
-    Three forward passes (old values, policy, values) and two backward. Through N frozen weights 2N
+    Two forward passes (policy, values) and two backward. Through N frozen weights 2N
     a token and pass in either direction; through M weights of an adapter 2M forward, 4M backward;
     attention to half of a sequence of T tokens 2T a token, layer and channel forward, twice that
     backward. The vocabulary product for the response's tokens alone, once in either direction.
@@ -133,6 +133,6 @@ def flops(base: PreTrainedModel, rank: int, batch: Sequence[Experience]) -> floa
         response = len(e.rollout.token_ids)
         length = len(e.rollout.prompt_token_ids) + response
         attention = 2 * length * width * len(layers)
-        total += length * ((3 + 2) * 2 * frozen + (3 * 2 + 2 * 4) * adapter + (3 + 4) * attention)
+        total += length * ((2 + 2) * 2 * frozen + (2 * 2 + 2 * 4) * adapter + (2 + 4) * attention)
         total += response * 2 * 2 * shape.vocab_size * shape.hidden_size
     return total

@@ -85,8 +85,8 @@ def _trl(model: Path) -> Iterator[Work]:
     command = [os.environ.get(TRL_PYTHON, sys.executable)]
     command += [str(Path(__file__).with_name("trl_steps.py")), str(model), json.dumps(PROMPTS)]
     command += [os.environ.get(TRL_CHECKPOINTING, "off")]
-    # Of our own engine and learner, which set them: TRL would take itself for a rank of several.
-    ours = ("VLLM_", "LOCAL_RANK", "DS_ACCELERATOR")
+    # Of our own engine, learner and actors: TRL would take itself for a rank of several.
+    ours = ("VLLM_", "LOCAL_RANK", "DS_ACCELERATOR", "LD_PRELOAD", "MALLOC_CONF")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment |= {"OMP_NUM_THREADS": str(os.cpu_count())}
     process = subprocess.Popen(

@@ -72,7 +72,7 @@ def test_floating_point_operations_by_hand(tiny_model: Path) -> None:
     batch = experiences([16], 0)
     length = 48 + 16
     attention = 2 * length * 128 * 2
-    expected = length * (10 * frozen + 14 * adapter + 7 * attention)
+    expected = length * (8 * frozen + 12 * adapter + 6 * attention)
     expected += 16 * 4 * base.config.vocab_size * 32
     assert tokens(batch) == length
     assert flops(base, 8, batch) == pytest.approx(expected)
