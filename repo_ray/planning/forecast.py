@@ -40,7 +40,8 @@ class Role:
 class Forecast:
     """One step. `push_s` is publication: export, digest, copies to the nodes, load and check.
 
-    `network` and `store` are bytes received over links and copied into Ray's object store, over
+    `generation_s` is an engine's time, `scoring_s` the slowest source's; of sources that share cores
+    it is the sum. `network` and `store` are bytes received over links and copied into Ray's object store, over
     all actors, by kind.
     """
 
@@ -81,7 +82,7 @@ class Setting:
 
     def nodes_of(self, devices: int) -> int:
         """Nodes over which that many devices are spread, packed."""
-        if self.speeds.shared:
+        if not self.cluster.gpus:
             return min(devices, self.cluster.nodes)
         return ceil(devices / self.cluster.gpus)
 
@@ -96,17 +97,16 @@ def forecast(setting: Setting) -> Forecast:
     config, speeds = setting.config, setting.speeds
     rollout, scoring, learner = generation(setting), scorers(setting), learning(setting)
     export, publish = publication(setting)
-    first, last = (
-        first_reply(setting, rollout),
-        max((_one(r, setting) for r in scoring), default=0),
-    )
     generated = rollout.seconds
     scored = max((role.seconds for role in scoring), default=0.0)
-    if speeds.shared:
-        scored = sum(role.seconds for role in scoring)
-        collect = generated + scored
-    else:
-        collect = max(generated + last, first + scored)
+    last = max((_one(role, setting) for role in scoring), default=0.0)
+    if speeds.shared:  # what computes takes turns with the engines; an endpoint does not
+        computing = [role for role in scoring if not _waits(role, setting)]
+        generated += sum(role.seconds for role in computing)
+        waiting = [role for role in scoring if _waits(role, setting)]
+        scored = max((role.seconds for role in waiting), default=0.0)
+        last = max((_one(role, setting) for role in waiting), default=0.0)
+    collect = max(generated + last, first_reply(setting, rollout) + scored)
     update = learner.seconds
     if config.run.staleness and not speeds.shared:
         step = max(collect, update + export) + publish.seconds
@@ -118,16 +118,16 @@ def forecast(setting: Setting) -> Forecast:
         *scoring,
     )
     return Forecast(
-        setting.load,
-        roles,
-        generated,
-        scored,
-        collect,
-        update,
-        export + publish.seconds,
-        step,
-        _network(setting),
-        _store(setting),
+        load=setting.load,
+        roles=roles,
+        generation_s=rollout.seconds,
+        scoring_s=(sum if speeds.shared else max)([0.0, *(role.seconds for role in scoring)]),
+        collect_s=collect,
+        update_s=update,
+        push_s=export + publish.seconds,
+        step_s=step,
+        network=_network(setting),
+        store=_store(setting),
     )
 
 
@@ -150,8 +150,7 @@ def generation(setting: Setting) -> Role:
     width = dtype_bytes(config)
     # A group's prompt is computed once on each engine that samples it (prefix caching).
     prompts = min(samples, ceil(config.run.batch_size / config.algorithm.group_size))
-    attention = config.model.attention if speeds.shared else "sdpa"
-    per_token = work.forward_flops(architecture, load.prompt, attention)
+    per_token = work.forward_flops(architecture, load.prompt, "sdpa")  # vLLM has its own
     prefill = prompts * load.prompt * per_token / (parallel * speeds.prefill_flops)
     weights = 2 * (work.linear_parameters(architecture) + architecture.vocab * architecture.hidden)
     context = load.prompt + load.reply / 2
@@ -243,13 +242,18 @@ def scorers(setting: Setting) -> tuple[Role, ...]:
     return tuple(Role(name, {cause: s}) for name, (cause, s) in seconds.items())
 
 
+def _waits(role: Role, setting: Setting) -> bool:
+    """Whether the role waits for somebody else's machine."""
+    return role.name == "judge" and setting.config.judge.kind == "endpoint"
+
+
 def _one(role: Role, setting: Setting) -> float:
     """The score of one reply: what is left to do when the last one is finished."""
     if role.name == "rules":
         return setting.speeds.rules_s
-    if role.cause == "forward passes":
-        return setting.load.length * setting.forward / setting.speeds.scoring_flops
-    return setting.speeds.judge_latency_s
+    if _waits(role, setting):
+        return setting.speeds.judge_latency_s
+    return setting.load.length * setting.forward / setting.speeds.scoring_flops
 
 
 # --- learning and publication ----------------------------------------------------------
