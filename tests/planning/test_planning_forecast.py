@@ -255,3 +255,11 @@ def test_an_engine_that_cannot_hold_one_sample_is_refused():
                 load=Load(2048, 512, 512),
             )
         )
+
+
+def test_the_report_says_where_the_batch_leaves_nothing_to_divide():
+    four = setting({"learner": {"world_size": 4}})
+    text = describe_forecast(four.config, forecast(four), SPEEDS)
+    assert "bottleneck  learner: ZeRO-3 gathers; batch 4: one sample each" in text
+    two = setting({"learner": {"world_size": 2}})
+    assert "one sample each" not in describe_forecast(two.config, forecast(two), SPEEDS)
