@@ -98,14 +98,13 @@ def forecast(setting: Setting) -> Forecast:
     rollout, scoring, learner = generation(setting), scorers(setting), learning(setting)
     export, publish = publication(setting)
     generated = rollout.seconds
-    scored = max((role.seconds for role in scoring), default=0.0)
-    last = max((_one(role, setting) for role in scoring), default=0.0)
+    seconds = [role.seconds for role in scoring]
+    beside = scoring
     if speeds.shared:  # what computes takes turns with the engines; an endpoint does not
-        computing = [role for role in scoring if not _waits(role, setting)]
-        generated += sum(role.seconds for role in computing)
-        waiting = [role for role in scoring if _waits(role, setting)]
-        scored = max((role.seconds for role in waiting), default=0.0)
-        last = max((_one(role, setting) for role in waiting), default=0.0)
+        beside = tuple(role for role in scoring if _waits(role, setting))
+        generated += sum(role.seconds for role in scoring if role not in beside)
+    scored = max((role.seconds for role in beside), default=0.0)
+    last = max((_one(role, setting) for role in beside), default=0.0)
     collect = max(generated + last, first_reply(setting, rollout) + scored)
     update = learner.seconds
     if config.run.staleness and not speeds.shared:
@@ -121,7 +120,7 @@ def forecast(setting: Setting) -> Forecast:
         load=setting.load,
         roles=roles,
         generation_s=rollout.seconds,
-        scoring_s=(sum if speeds.shared else max)([0.0, *(role.seconds for role in scoring)]),
+        scoring_s=sum(seconds) if speeds.shared else max(seconds, default=0.0),
         collect_s=collect,
         update_s=update,
         push_s=export + publish.seconds,

@@ -56,7 +56,7 @@ def describe_splits(
     found = [split for _, split in rows if isinstance(split, Split)]
     lines = _premises(config, found[0].forecast, speeds) if found else []
     head = ["GPUs", "learner", "rollout", "RM", "judge", "step s", "samples/s"]
-    head += ["idle L/R/RM/J", "network", "store", "GiB/GPU L/R/RM", "hours", "bottleneck"]
+    head += ["idle L/R/RM/J", "network", "store", "GiB/GPU L/R/RM/J", "hours", "bottleneck"]
     table = [head]
     for gpus, split in rows:
         if isinstance(split, PlanError):
@@ -101,8 +101,8 @@ def _row(split: Split) -> list[str]:
         _size(sum(predicted.network.values())),
         _size(sum(predicted.store.values())),
         "/".join(
-            f"{used[r].device_bytes / GIB:.0f}" if r in used else "-"
-            for r in ("learner", "rollout", "reward_model")
+            f"{used[r].device_bytes / GIB:.0f}" if r in used and used[r].gpus else "-"
+            for r in ("learner", "rollout", "reward_model", "judge")
         ),
         _hours(config, predicted).partition(" ")[0],
         _bottleneck(config, predicted.bottleneck),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from repo_ray.config import Config, load_config
@@ -70,11 +69,10 @@ def read_run(folder: Path) -> Measured:
         config,
         Load(length - reply, reply, longest),
         len(rows),
-        *(
-            median(row[f"time/{phase}_s"] for row in rows)
-            for phase in ("collect", "update", "push")
-        ),
-        median(whole),
+        collect_s=median(row["time/collect_s"] for row in rows),
+        update_s=median(row["time/update_s"] for row in rows),
+        push_s=median(row["time/push_s"] for row in rows),
+        step_s=median(whole),
     )
 
 
@@ -85,7 +83,7 @@ def _longest(folder: Path, step: int) -> int:
         replies = pq.read_table(path, columns=["token_ids"])["token_ids"]
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error}") from None
-    return int(pc.max(pc.list_value_length(replies)).as_py())
+    return max(len(tokens) for tokens in replies.to_pylist())
 
 
 def calibrated(speeds: Speeds, measured: Measured, predicted: Forecast) -> Speeds:
