@@ -63,6 +63,7 @@ class LearnerActor:
         log_as_actor(config.run.name)
         torch.set_num_threads(config.learner.threads)
         folder = model_on_node(config.model.path, model_folder)
+        self._first = rank.rank == 0
         self._learner = PPOLearner(config, folder, rank)
         if policy is not None:
             self._learner.set_policy(policy)
@@ -74,7 +75,10 @@ class LearnerActor:
         return result
 
     def adapter_blob(self, name: str) -> bytes:
-        return self._learner.adapter_blob(name)
+        """The adapter, from rank 0 alone. All ranks gather it; sent by each, 2 GiB of a 32B model's
+        would go to the driver as often as there are ranks."""
+        blob = self._learner.adapter_blob(name)
+        return blob if self._first else b""
 
     def probe(self, blob: bytes, samples: Sequence[TokenSequence]) -> list[list[float]]:
         """Log-probs (nats) of given replies under another policy adapter; the own one returns."""

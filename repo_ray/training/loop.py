@@ -206,6 +206,8 @@ class Controller:
                 "time/collect_s": collected.seconds,
                 "time/update_s": learned - began,
                 "time/push_s": pushed - learned,
+                # What overlaps counts once: less than the sum of the above with staleness.
+                "time/step_s": pushed - self._stepped,
                 "publication": [asdict(r) for r in reports],
                 "pools": {k: asdict(p.stats()) for k, p in self._system.pools.items()},
                 "ledger": self._ledger.state(),

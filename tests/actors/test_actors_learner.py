@@ -48,6 +48,9 @@ def test_two_ranks_save_to_the_driver_and_continue_from_it(
         group = LearnerGroup(CONFIG)
         try:
             await group.build(tiny_model, None)
+            blobs = [await group._one(rank, "adapter_blob", "policy") for rank in (0, 1)]
+            assert blobs[0] == await group.adapter_blob("policy")
+            assert blobs[1] == b""
             await group.save(first)
             await group.load(first)
             await group.save(second)

@@ -4,6 +4,9 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from repo_ray.planning.speeds import H100
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +62,23 @@ def test_plan_prints_memory():
     )
     assert result.returncode == 0, result.stderr
     assert "activations" in result.stdout
+    assert "bottleneck  " in result.stdout
+    assert "ASSUMED for H100" in result.stdout
+
+
+def test_plan_divides_gpus_with_the_users_own_speeds(tmp_path):
+    speeds = tmp_path / "mine.yaml"
+    mine = H100.model_copy(update={"origin": "mine", "merge_bandwidth": 1e15})
+    speeds.write_text(yaml.safe_dump(mine.model_dump()))
+    result = repo_ray(
+        *("plan", "--config", "jobs/configs/qwen3-32b.yaml", "--gpus", "8", "--cpus", "96"),
+        *("--memory-gib", "1000", "--gpus-total", "4,16", "--speeds", str(speeds)),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "speeds      mine" in result.stdout
+    four, sixteen = [line for line in result.stdout.splitlines() if line[:2] in ("4 ", "16")]
+    assert "does not fit: learner" in four
+    assert "publication: loading" not in sixteen
 
 
 @pytest.mark.parametrize(
@@ -66,6 +86,12 @@ def test_plan_prints_memory():
     [
         (("plan", "--config", "missing.yaml"), ["missing.yaml", "cannot be read"]),
         (("plan", "run.nmae=x"), ["run.nmae", "unknown key"]),
+        (("plan", "--gpus", "8", "--gpus-total", "8,many"), ["--gpus-total", "8,16,32"]),
+        (("plan", "--gpus-total", "8"), ["--gpus-total", "--gpus"]),
+        (("plan", "--write-speeds", "x.yaml"), ["--from-run"]),
+        (("plan", "--from-run", "jobs"), ["jobs", "not a run folder"]),
+        (("plan", "--reply-tokens", "9999"), ["--reply-tokens", "sampling.max_new_tokens"]),
+        (("plan", "--speeds", "jobs/configs/quickstart.yaml"), ["run", "unknown key"]),
         (
             (
                 *("plan", "--config", "jobs/configs/qwen3-32b.yaml", "--nodes", "2"),
