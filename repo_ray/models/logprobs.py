@@ -69,7 +69,7 @@ class _TokenLogprobs(torch.autograd.Function):
             )
             if d_logprob is not None:
                 d_logprob[part] = toward @ weight
-            if d_entropy is not None:
+            if d_entropy is not None and flatten is not None:
                 d_entropy[part] = flatten @ weight
         ctx.save_for_backward(d_logprob, d_entropy)
         if d_entropy is None:

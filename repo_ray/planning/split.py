@@ -97,12 +97,12 @@ def best_split(
         needs = ", ".join(f"{role} {count:g}" for role, count in least.items() if count)
         raise PlanError(f"{sum(least.values()):g} GPUs are needed at least ({needs})")
     found: list[tuple[float, float, Config, Forecast]] = []
-    for choices in product(*options.values()):
-        taken = sum(choice.gpus for choice in choices)
+    for chosen in product(*options.values()):
+        taken = sum(choice.gpus for choice in chosen)
         if taken > gpus:
             continue
         candidate = base.config
-        for choice in choices:
+        for choice in chosen:
             candidate = choice.change(candidate)
         predicted = forecast(replace(base, config=candidate))
         found.append((predicted.step_s, taken, candidate, predicted))

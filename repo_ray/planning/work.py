@@ -72,7 +72,9 @@ def update_flops(config: Config, architecture: Architecture, load: Load, samples
     if algorithm.advantage == "group":
         per_sample = algorithm.ppo_epochs * policy
     else:
-        per_sample = alone + algorithm.ppo_epochs * (policy + trained)
+        per_sample = algorithm.ppo_epochs * (policy + trained)
+        if algorithm.minibatches > 1:  # else the first step's own pass gives the old values
+            per_sample += alone
     if _proximal(config):
         per_sample += alone + head
     return samples * per_sample
@@ -94,7 +96,8 @@ def gathers(config: Config, load: Load) -> int:
     micro = ceil(ceil(per_optimizer_step / config.learner.world_size) / rows)
     networks = 1 if algorithm.advantage == "group" else 2
     trained = algorithm.ppo_epochs * algorithm.minibatches * micro * 2 * networks
-    without_gradient = ceil(rank_samples(config) / rows) * (networks - 1 + int(_proximal(config)))
+    values = networks == 2 and algorithm.minibatches > 1
+    without_gradient = ceil(rank_samples(config) / rows) * (int(values) + int(_proximal(config)))
     return trained + without_gradient
 
 

@@ -72,37 +72,40 @@ def busy(predicted, name):
 
 def test_update_by_hand():
     # A token forward: 2*288 + attention 4 * 2 layers * width 4 * 5 seen = 576 + 160.
-    # Old values: 10 tokens * (736 + LoRA 2*128). Trained: 10 * (2*576 + 3*160 + 6*128). Vocabulary:
-    # 4 reply tokens * 2 products * 2*10*4.
-    per_sample = 10 * (736 + 256) + 2 * 10 * (1152 + 480 + 768) + 640
+    # Policy and values: 10 * (2*576 + 3*160 + 6*128) each. Vocabulary: 4 reply tokens * 2 products
+    # * 2*10*4.
+    per_sample = 2 * 10 * (1152 + 480 + 768) + 640
     s = setting()
     assert update_flops(s.config, SMALL, LOAD, 4) == 4 * per_sample
     assert busy(forecast(s), "learner")["arithmetic"] == pytest.approx(4 * per_sample / 1000)
+    # Old values in a pass of their own: 10 tokens * (736 + LoRA 2*128).
+    halves = setting({"algorithm": {"minibatches": 2}})
+    assert update_flops(halves.config, SMALL, LOAD, 4) == 4 * (per_sample + 10 * (736 + 256))
     group = setting({"algorithm": {"advantage": "group", "group_size": 2}})
     assert update_flops(group.config, SMALL, LOAD, 4) == 4 * (10 * 2400 + 640)
 
 
 def test_plain_attention_computes_what_the_mask_throws_away():
     plain = setting({"model": {"attention": "eager"}})
-    # 160 more for each pass of a token: one forward alone, twice three.
+    # 160 more for each pass of a token: twice three.
     difference = update_flops(plain.config, SMALL, LOAD, 1) - update_flops(
         setting().config, SMALL, LOAD, 1
     )
-    assert difference == 10 * 160 * (1 + 3 + 3)
+    assert difference == 10 * 160 * (3 + 3)
 
 
 def test_zero_3_gathers_by_hand():
     two = setting({"learner": {"world_size": 2}})
-    # Two samples a rank in one micro-batch of 20 tokens: old values 1, policy 2, value 2.
-    assert gathers(two.config, LOAD) == 5
-    received = 5 * (2 * 348 + 4 * 128) / 2
+    # Two samples a rank in one micro-batch of 20 tokens: policy 2, value 2.
+    assert gathers(two.config, LOAD) == 4
+    received = 4 * (2 * 348 + 4 * 128) / 2
     predicted = forecast(two)
     assert busy(predicted, "learner")["ZeRO-3 gathers"] == pytest.approx(received / 40)
     assert predicted.network["ZeRO-3 gathers"] == pytest.approx(2 * received)
     assert predicted.network["gradients"] == pytest.approx(2 * 4 * 256 / 2)
     # Half the micro-batch, so twice the passes.
     small = setting({"learner": {"world_size": 2, "micro_batch_tokens": 10}})
-    assert gathers(small.config, LOAD) == 10
+    assert gathers(small.config, LOAD) == 8
 
 
 def test_gathers_over_nodes_enter_each_node_once():
