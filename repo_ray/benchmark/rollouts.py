@@ -37,9 +37,11 @@ def against_bare_vllm(config: Config, model: Path) -> Iterator[tuple[Work, Work]
 
 @contextmanager
 def against_vllm_lora(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """The same adapter, served by vLLM's own LoRA."""
+    """The same adapter, served by vLLM's own LoRA; replies are shorter, as that is slow on CPUs."""
     from vllm.lora.request import LoRARequest
 
+    short = config.sampling.model_copy(update={"max_new_tokens": 16})
+    config = config.model_copy(update={"sampling": short})
     with _engine(config, model) as (runner, engine, blob), tempfile.TemporaryDirectory() as folder:
         save_adapter(Path(folder), blob, str(model))
         llm = _vllm(config, model, enable_lora=True, max_loras=1, max_lora_rank=config.lora.rank)
