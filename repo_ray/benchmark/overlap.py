@@ -31,15 +31,19 @@ class Overlap:
 
     @property
     def bound_s(self) -> float:
-        """The least that staleness 1 can take: the larger of all generation and all learning,
-        and what can have no company: the first step's generation, the last one's learning."""
+        """Seconds with nothing left but the larger of all generation and all learning, and what
+        has no company: the first step's generation, the last one's learning."""
         generation, learning = sum(self.collect_s), sum(self.update_s)
         return max(generation + self.update_s[-1], self.collect_s[0] + learning)
 
     @property
     def share(self) -> float:
-        """(T0 - T1) / (T0 - bound): 0 saves nothing, 1 leaves only the larger of the two. What a
-        step does besides, the push above all, counts against it."""
+        """(T0 - T1) / (T0 - bound): 0 saves nothing, 1 leaves only the larger of the two.
+
+        What a step does besides, the push above all, counts against it. More than 1 is possible:
+        a batch's first samples are generated in the slots that the one before leaves idle while
+        it waits for its slowest, which none can at staleness 0.
+        """
         saved = self.synchronous_s - self.overlapped_s
         return saved / (self.synchronous_s - self.bound_s)
 
