@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 #: Seconds between two looks at a pool.
@@ -105,11 +104,11 @@ class LoadMeter:
         """A call gave its slot back."""
         self._service.append(took_s)
 
-    def observe(self, now: float, flights: Sequence[int], queue: int) -> None:
-        """From now on the actors able to work have `flights` calls each, and `queue` wait."""
+    def observe(self, now: float, able: int, busy: int, calls: int, queue: int) -> None:
+        """From now on `able` actors can work, `busy` of them have `calls` in all, `queue` wait."""
         self._integrate(now)
-        self._able, self._busy = len(flights), sum(n > 0 for n in flights)
-        self._calls = sum(flights) + queue
+        self._able, self._busy = able, busy
+        self._calls = calls + queue
         self._peak = max(self._peak, self._calls)
         self.longest_queue = max(self.longest_queue, queue)
 

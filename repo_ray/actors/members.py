@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from repo_ray.actors.failures import own_error, short
+from repo_ray.actors.line import Line, line_to
 from repo_ray.actors.placement import PlacementError, actor_options, why_waiting
+from repo_ray.actors.roster import Member, Roster
 from repo_ray.config.pool import PoolConfig
 from repo_ray.planning.nodes import Reservation
 
@@ -24,22 +25,13 @@ PING_EVERY_S = 10.0
 PING_TIMEOUT_S = 30.0
 
 #: `spawn(name, options)` creates one actor with these Ray options and today's constructor
-#: arguments. Every actor has `ready()`, which returns once it can work, and `ping()`.
-Spawn = Callable[[str, dict[str, Any]], ActorHandle]
+#: arguments. Every actor has `ready()`, which returns once it can work, and `ping()`. Members that
+#: share a process are given by what stands for a handle there and carries their calls.
+Spawn = Callable[[str, dict[str, Any]], ActorHandle | Line]
 
 
 class PoolError(RuntimeError):
     """The pool cannot do its work any more; the message says why."""
-
-
-@dataclass(eq=False)
-class Member:
-    """One actor of a pool."""
-
-    name: str
-    handle: ActorHandle
-    state: Literal["starting", "ready", "draining", "dead"] = "starting"
-    in_flight: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,7 @@ class Members:
         self._env_vars = env_vars
         self._on_ready = on_ready
         self._hooks = hooks
-        self.all: list[Member] = []
+        self.roster = Roster(config.max_in_flight)
         self.wanted = config.replicas
         self.started = asyncio.Event()
         self.restarts = 0
@@ -89,6 +81,11 @@ class Members:
         self._next_index = 0
         self._over = False
         self._background: set[asyncio.Task[Any]] = set()
+
+    @property
+    def all(self) -> Sequence[Member]:
+        """Those that are not dead, oldest first."""
+        return self.roster.all
 
     def start(self) -> None:
         """Spawns what is wanted, and asks for signs of life from then on."""
@@ -101,7 +98,7 @@ class Members:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for member in list(self.all):
+        for member in self.all:
             self.retire(member)
 
     def scale(self, replicas: int) -> None:
@@ -109,16 +106,16 @@ class Members:
         self.wanted = replicas
         kept = [m for state in ("ready", "starting") for m in self.all if m.state == state]
         for member in kept[replicas:]:
-            member.state = "draining"
+            self.roster.enter(member, "draining")
             if member.in_flight == 0:
                 self.retire(member)
         self.fill()
-        if self.count("ready") >= replicas:
+        if self.roster.count("ready") >= replicas:
             self.started.set()
 
     def fill(self) -> None:
         """Spawns actors until as many exist as are wanted."""
-        while not self._over and self.count("starting", "ready") < self.wanted:
+        while not self._over and self.roster.count("starting", "ready") < self.wanted:
             name = f"{self._kind}-{self._next_index}"
             self._next_index += 1
             options: dict[str, Any] = {
@@ -129,8 +126,9 @@ class Members:
                 "max_concurrency": self._config.max_in_flight + 8,
                 "runtime_env": {"env_vars": self._env_vars},
             }
-            member = Member(name, self._spawn(name, options))
-            self.all.append(member)
+            handle = self._spawn(name, options)
+            member = Member(name, handle, line_to(handle))
+            self.roster.add(member)
             self.launch(self._bring_up(member))
 
     async def _bring_up(self, member: Member) -> None:
@@ -150,9 +148,9 @@ class Members:
             ready.cancel()
         if member.state == "starting":
             self._start_failures = 0
-            member.state = "ready"
+            self.roster.enter(member, "ready")
             log.info("pool %s: %s is ready", self._kind, member.name)
-        if self.count("ready") >= self.wanted:
+        if self.roster.count("ready") >= self.wanted:
             self.started.set()
         self._hooks.changed()
 
@@ -167,7 +165,7 @@ class Members:
         if not why:
             raise TimeoutError
         scaling = self._config.autoscale
-        others = self.started.is_set() and self.count("ready") > 0
+        others = self.started.is_set() and self.roster.count("ready") > 0
         if not others or (scaling and self.wanted > scaling.min):
             limit = self._config.start_timeout_s
             raise PlacementError(f"found no place within {limit:g} s: {why}")
@@ -183,14 +181,14 @@ class Members:
         # uses up restarts, or is given up where the policy can do without: the others go on.
         wrong = not isinstance(error, RayError | TimeoutError | PlacementError)
         again = at_start and (own_error(error) or self._start_failures > 1)
-        if wrong or again or (nowhere and (at_start or not self.count("ready"))):
+        if wrong or again or (nowhere and (at_start or not self.roster.count("ready"))):
             late = f"not ready within {self._config.start_timeout_s:g} s"
             reason = late if isinstance(error, TimeoutError) else short(error)
             what = str(error) if nowhere else f"could not start: {reason}"
             self._fail(f"{member.name} {what}")
         elif not at_start and self._hooks.give_up(self.wanted):
             self.wanted -= 1
-            member.state = "draining"  # neither replaced nor counted as a restart
+            self.roster.enter(member, "draining")  # neither replaced nor counted as a restart
             log.warning("pool %s: gave up %s (%s)", self._kind, member.name, short(error))
         self.lost(member, error)
 
@@ -199,9 +197,8 @@ class Members:
         if member.state == "dead":
             return
         draining = member.state == "draining"
-        member.state = "dead"
-        self.all.remove(member)
-        ray.kill(member.handle)
+        self.roster.enter(member, "dead")
+        member.line.kill()
         if draining:
             return
         self.restarts += 1
@@ -216,15 +213,13 @@ class Members:
 
     def retire(self, member: Member) -> None:
         """Ends an actor that is no longer wanted."""
-        member.state = "dead"
-        if member in self.all:
-            self.all.remove(member)
-        ray.kill(member.handle)
+        self.roster.enter(member, "dead")
+        member.line.kill()
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(PING_EVERY_S)
-            await asyncio.gather(*(self.check(m) for m in list(self.all) if m.state == "ready"))
+            await asyncio.gather(*(self.check(m) for m in self.all if m.state == "ready"))
 
     async def check(self, member: Member) -> bool:
         """Whether the actor lives; one that does not is replaced."""
@@ -254,7 +249,3 @@ class Members:
         self._over = True  # none is replaced any more
         self.started.set()
         self._hooks.fail(PoolError(reason))
-
-    def count(self, *states: str) -> int:
-        """How many are in one of these states."""
-        return sum(m.state in states for m in self.all)

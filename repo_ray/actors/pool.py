@@ -14,13 +14,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import ray
-from ray.exceptions import RayTaskError
-
 from repo_ray.actors.autoscale import Autoscaler
 from repo_ray.actors.failures import DEATH
 from repo_ray.actors.load import TICK_S, LoadMeter, PoolStats
-from repo_ray.actors.members import Hooks, Member, Members, PoolError, Spawn
+from repo_ray.actors.members import Hooks, Members, PoolError, Spawn
+from repo_ray.actors.roster import Member
 from repo_ray.config.pool import PoolConfig
 
 log = logging.getLogger(__name__)
@@ -64,6 +62,7 @@ class ActorPool:
         give_up = self._autoscaler.give_up if self._autoscaler else lambda wanted: False
         hooks = Hooks(self._dispatch, self._fail, give_up)
         self._members = Members(kind, namespace, config, spawn, env_vars or {}, on_ready, hooks)
+        self._roster = self._members.roster
 
     # --- life ---------------------------------------------------------------------------
 
@@ -110,7 +109,7 @@ class ActorPool:
                     # was alive can die of the call.
                     if deaths and not await self._members.check(member):
                         continue
-                    result = await self._invoke(member, method, args, self.config.timeout_s)
+                    result = await member.line.call(method, args, self.config.timeout_s)
                     self._finished_calls += 1
                     return result
                 except DEATH as error:
@@ -140,7 +139,7 @@ class ActorPool:
 
         async def one(member: Member) -> tuple[str, Any] | None:
             try:
-                return member.name, await self._invoke(member, method, args, self.config.timeout_s)
+                return member.name, await member.line.call(method, args, self.config.timeout_s)
             except DEATH as error:
                 self._members.lost(member, error)
                 return None
@@ -157,8 +156,8 @@ class ActorPool:
         return PoolStats(
             kind=self.kind,
             wanted=self._members.wanted,
-            ready=self._members.count("ready"),
-            starting=self._members.count("starting"),
+            ready=self._roster.count("ready"),
+            starting=self._roster.count("starting"),
             queue=len(self._waiters),
             in_flight=sum(m.in_flight for m in self._members.all),
             calls=self._finished_calls,
@@ -195,41 +194,20 @@ class ActorPool:
 
     def _dispatch(self) -> None:
         """Hands free slots to those who wait."""
-        while self._waiters and (member := self._free()) is not None:
+        while self._waiters and (member := self._roster.least_loaded()) is not None:
             waiter, asked = self._waiters.popleft()
             if waiter.done():  # cancelled while it waited
                 continue
             self._load.began(time.monotonic() - asked)
-            member.in_flight += 1
+            self._roster.take(member)
             waiter.set_result(member)
         self._observe()
 
-    def _free(self) -> Member | None:
-        open_members = [
-            m
-            for m in self._members.all
-            if m.state == "ready" and m.in_flight < self.config.max_in_flight
-        ]
-        return min(open_members, key=lambda m: m.in_flight, default=None)
-
     def _release(self, member: Member) -> None:
-        member.in_flight -= 1
+        self._roster.give(member)
         if member.in_flight == 0 and member.state == "draining":
             self._members.retire(member)
         self._dispatch()
-
-    async def _invoke(
-        self, member: Member, method: str, args: tuple[Any, ...], timeout_s: float
-    ) -> Any:
-        ref = getattr(member.handle, method).remote(*args)
-        try:
-            return await asyncio.wait_for(ref, timeout_s)
-        except TimeoutError:
-            ray.cancel(ref)
-            raise
-        except RayTaskError as error:
-            # Ray wraps the method's exception; callers want the exception itself.
-            raise error.as_instanceof_cause() from None
 
     async def _follow_load(self) -> None:
         """Measures all the time and, with `autoscale`, sets the wanted number by the policy."""
@@ -245,8 +223,10 @@ class ActorPool:
                     self.scale(decision.wanted, decision.reason)
 
     def _observe(self) -> None:
-        flights = [m.in_flight for m in self._members.all if m.state in ("ready", "draining")]
-        self._load.observe(time.monotonic(), flights, len(self._waiters))
+        roster = self._roster
+        self._load.observe(
+            time.monotonic(), roster.able, roster.busy, roster.calls, len(self._waiters)
+        )
 
     def _fail(self, error: PoolError) -> None:
         """Ends the pool: everybody who waits, now or later, gets the first error."""

@@ -13,6 +13,7 @@ from typing import TypeVar
 import psutil
 import ray
 
+from repo_ray.actors.line import batched
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config.settings import Config
 from repo_ray.models.adapters import adapter_digest
@@ -30,6 +31,7 @@ ANSWER_TIMEOUT_S = 20.0
 
 
 @ray.remote
+@batched
 class RolloutActor:
     """One engine; all methods are asynchronous and share one event loop, as AsyncLLM needs.
 

@@ -14,6 +14,7 @@ import ray
 from repo_ray.actors.batching import DynamicBatcher
 from repo_ray.actors.files import Files, unpacked
 from repo_ray.actors.judge_budget import RemoteBudget
+from repo_ray.actors.line import batched
 from repo_ray.actors.logs import log_as_actor
 from repo_ray.config import Config, environment
 from repo_ray.records import Prompt, Score
@@ -42,6 +43,7 @@ async def _timed(score: Awaitable[Score]) -> Score:
 
 
 @ray.remote
+@batched
 class RewardModelActor:
     """The preference-trained reward model, with dynamic batching."""
 
@@ -68,6 +70,7 @@ class RewardModelActor:
 
 
 @ray.remote
+@batched
 class LocalJudgeActor:
     """The embedded judge: the base model with the tuned judge adapter."""
 
@@ -96,6 +99,7 @@ class LocalJudgeActor:
 
 
 @ray.remote
+@batched
 class EndpointJudgeActor:
     """A judge behind an OpenAI-compatible server. The key comes from this node's environment."""
 
@@ -122,6 +126,7 @@ class EndpointJudgeActor:
 
 
 @ray.remote
+@batched
 class RulesActor:
     """Programmatic rules, run in a killable child process under a time limit."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repo_ray.benchmark import learning, rollouts, steps
+from repo_ray.benchmark import learning, overlap, rollouts, scale, steps
 from repo_ray.benchmark.measure import Bar, Sides
 from repo_ray.config.settings import Config
 
@@ -45,5 +45,36 @@ PARTS: Mapping[str, Part] = {
     "grpo": Part(
         Bar("GRPO step: sampling, update, verified push", "TRL's GRPO step", "samples", 3.0),
         steps.grpo_against_trl,
+    ),
+    "overlap": Part(
+        Bar(
+            "staleness 1, simulated delays: time saved",
+            "all but the larger of generation and learning",
+            "share",
+            0.9,
+            timed=False,
+        ),
+        overlap.against_larger,
+    ),
+    "controller": Part(
+        Bar(
+            "512 simulated engines, 10,240 samples in flight: busy",
+            "their delays alone",
+            "share",
+            0.95,
+            timed=False,
+        ),
+        scale.busy,
+    ),
+    "controller_cost": Part(
+        Bar(
+            "controller's CPU time per sample, 512 engines",
+            "with 8 engines",
+            "ms",
+            1.1,
+            at_most=True,
+            timed=False,
+        ),
+        scale.cost,
     ),
 }

@@ -8,8 +8,8 @@ from typing import Any
 
 import ray
 
-from repo_ray.actors.members import Member
 from repo_ray.actors.pool import ActorPool
+from repo_ray.actors.roster import Member
 from repo_ray.models.adapters import adapter_digest
 from repo_ray.rollouts.publication import EngineState, PublicationError, PushReport
 

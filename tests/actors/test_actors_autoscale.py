@@ -61,7 +61,9 @@ def simulate(
             meter.began(now - asked)
             result.waits.append((asked, now - asked))
             heappush(ends, now + service_s)
-        meter.observe(now, [len(ends)], len(queue))  # the policy does not ask on which actors
+        meter.observe(
+            now, 1, bool(ends), len(ends), len(queue)
+        )  # the policy does not ask on which actors
 
     for second in range(1, seconds + 1):
         while True:

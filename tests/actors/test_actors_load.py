@@ -9,15 +9,15 @@ from repo_ray.actors.load import RECENT_TICKS, SERVICE_CALLS, LoadMeter
 
 def test_a_tick_counts_what_happened_since_the_last_one() -> None:
     meter = LoadMeter(100.0)
-    meter.observe(100.0, [0, 0], 0)
+    meter.observe(100.0, able=2, busy=0, calls=0, queue=0)
     for _ in range(3):
         meter.asked()
-    meter.observe(100.25, [2, 0], 1)
+    meter.observe(100.25, able=2, busy=1, calls=2, queue=1)
     meter.began(0.0)
     meter.began(0.3)
     meter.ended(0.5)
     meter.ended(1.5)
-    meter.observe(100.75, [1, 0], 0)
+    meter.observe(100.75, able=2, busy=1, calls=1, queue=0)
     tick = meter.tick(101.0, 0, 0.0)
     assert (tick.seconds, tick.arrivals, tick.peak, tick.queue) == (1.0, 3, 3, 0)
     assert (tick.waited_s, tick.service_s) == (0.3, 1.0)
@@ -39,11 +39,11 @@ def test_a_call_that_still_waits_counts_by_its_age() -> None:
 def test_queue_time_and_busy_share_are_those_of_the_last_minute() -> None:
     meter = LoadMeter(0.0)
     assert (meter.queue_s, meter.busy_share) == (0.0, 0.0)
-    meter.observe(0.0, [1, 0, 0, 0], 0)
+    meter.observe(0.0, able=4, busy=1, calls=1, queue=0)
     meter.began(7.0)
     meter.tick(1.0, 0, 0.0)
     assert (meter.queue_s, meter.busy_share) == (7.0, 0.25)
-    meter.observe(1.0, [1, 1, 0, 0], 0)
+    meter.observe(1.0, able=4, busy=2, calls=2, queue=0)
     for second in range(RECENT_TICKS):
         meter.tick(second + 2.0, 0, 0.0)
     assert (meter.queue_s, meter.busy_share) == (0.0, 0.5)
@@ -59,11 +59,11 @@ def test_the_service_time_follows_the_latest_calls() -> None:
 
 def test_some_counts_are_of_the_whole_life_of_the_pool() -> None:
     meter = LoadMeter(0.0)
-    meter.observe(0.0, [1, 0], 3)
+    meter.observe(0.0, able=2, busy=1, calls=1, queue=3)
     meter.began(4.0)
     for second in range(RECENT_TICKS + 5):
         meter.tick(second + 1.0, 0, 0.0)
-        meter.observe(second + 1.0, [1, 0], 1)
+        meter.observe(second + 1.0, able=2, busy=1, calls=1, queue=1)
     assert (meter.queue_s, meter.longest_wait_s, meter.longest_queue) == (0.0, 4.0, 3)
     seconds = RECENT_TICKS + 5
     assert (meter.total_busy_s, meter.total_able_s) == (seconds, 2 * seconds)
