@@ -18,7 +18,7 @@ hypothesis.settings.register_profile("repo_ray", deadline=None)
 hypothesis.settings.load_profile("repo_ray")
 
 #: Rooms whose tests start Ray or whole runs.
-STARTING = ("actors", "cluster", "doctor", "faults", "jobs", "pipeline", "soak")
+STARTING = ("actors", "benchmark", "cluster", "doctor", "faults", "jobs", "pipeline", "soak")
 
 
 class TwoParts(LoadScopeScheduling):

@@ -19,13 +19,13 @@ class Bar:
     """What is measured: `ours` does the work of `part`, `peer` that of `against`.
 
     `reach` is the least ratio of `ours` to `peer`, both in `unit` per second; with `at_most`, the
-    largest. Untimed (`timed` is false), both are in `unit`.
+    largest; None where nothing was promised. Untimed (`timed` is false), both are in `unit`.
     """
 
     part: str
     against: str
     unit: str
-    reach: float
+    reach: float | None
     at_most: bool = False
     timed: bool = True
 
@@ -49,6 +49,8 @@ class Result:
 
     @property
     def reached(self) -> bool:
+        if self.bar.reach is None:
+            return True
         return self.ratio <= self.bar.reach if self.bar.at_most else self.ratio >= self.bar.reach
 
     def json(self) -> dict[str, Any]:

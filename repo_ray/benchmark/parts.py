@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from repo_ray.benchmark import learning, overlap, rollouts, scale, steps
+from repo_ray.benchmark import (
+    learning,
+    memory,
+    overlap,
+    rollouts,
+    scale,
+    scoring,
+    starting,
+    steps,
+    whole,
+)
 from repo_ray.benchmark.measure import Bar, Sides
 from repo_ray.config.settings import Config
 
@@ -76,5 +86,29 @@ PARTS: Mapping[str, Part] = {
             timed=False,
         ),
         scale.cost,
+    ),
+    "step": Part(
+        Bar("REPO step: two networks, reward model, rules", "TRL's GRPO step", "samples", 2.0),
+        whole.step_without_judge,
+    ),
+    "step_judge": Part(
+        Bar("REPO step, embedded judge included", "TRL's GRPO step", "samples", 1.3),
+        whole.step_with_judge,
+    ),
+    "reward_model": Part(
+        Bar("reward-model actor, replies one at a time", "one full-batch forward", "texts", 0.85),
+        scoring.streamed_against_one_forward,
+    ),
+    "start": Part(
+        Bar("start to the first sample", "vLLM's start", "s", 2.0, at_most=True, timed=False),
+        starting.start_against_vllm,
+    ),
+    "memory": Part(
+        Bar("learner process, peak", "TRL's trainer", "MiB", 0.8, at_most=True, timed=False),
+        memory.learner_against_trainer,
+    ),
+    "memory_all": Part(
+        Bar("all processes, judge included", "TRL's trainer", "MiB", None, timed=False),
+        memory.all_against_trainer,
     ),
 }

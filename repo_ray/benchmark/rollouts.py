@@ -96,21 +96,25 @@ def _network(config: Config, model: Path) -> PeftModel:
     return add_adapters(base, ["policy"], config.lora)
 
 
+def vllm_arguments(config: Config, model: Path) -> dict[str, Any]:
+    """Plain vLLM with our engines' settings."""
+    rollout = config.rollout
+    return {
+        "model": str(model),
+        "dtype": config.model.dtype,
+        "max_model_len": rollout.max_model_len,
+        "max_num_seqs": rollout.max_num_seqs,
+        "enforce_eager": rollout.enforce_eager,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": 4096,
+        "disable_log_stats": True,
+    }
+
+
 def _vllm(config: Config, model: Path, **options: Any) -> Any:
     from vllm import LLM
 
-    rollout = config.rollout
-    return LLM(
-        model=str(model),
-        dtype=config.model.dtype,
-        max_model_len=rollout.max_model_len,
-        max_num_seqs=rollout.max_num_seqs,
-        enforce_eager=rollout.enforce_eager,
-        enable_chunked_prefill=False,
-        max_num_batched_tokens=4096,
-        disable_log_stats=True,
-        **options,
-    )
+    return LLM(**vllm_arguments(config, model), **options)
 
 
 def _prompts() -> list[list[int]]:

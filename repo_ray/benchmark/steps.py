@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from repo_ray.rollouts.engine import RolloutEngine, engine_environment
 
 #: Environment variables: the Python that has TRL, and its gradient checkpointing (on, off).
 TRL_PYTHON, TRL_CHECKPOINTING = "REPO_RAY_TRL_PYTHON", "REPO_RAY_TRL_CHECKPOINTING"
+TRL_SCRIPT = Path(__file__).with_name("trl_steps.py")
 GROUP = 8
 PROMPTS = [
     "Write a long letter to the manager of a small hotel by the sea about the price of its rooms.",
@@ -72,7 +73,11 @@ def grpo_against_trl(config: Config, model: Path) -> Iterator[tuple[Work, Work]]
         await engine.push(blob, number, adapter_digest(blob))
         return len(batch)
 
-    with asyncio.Runner() as runner, _trl(model) as trl_step:
+    def trl_step() -> float:
+        theirs()
+        return len(PROMPTS) * GROUP
+
+    with asyncio.Runner() as runner, trl(model) as theirs:
         runner.run(engine.start())
         try:
             yield lambda: runner.run(step()), trl_step
@@ -81,9 +86,10 @@ def grpo_against_trl(config: Config, model: Path) -> Iterator[tuple[Work, Work]]
 
 
 @contextmanager
-def _trl(model: Path) -> Iterator[Work]:
+def trl(model: Path) -> Iterator[Callable[[], float]]:
+    """A step of TRL's trainer, in a process of its own; returns its peak memory so far, MiB."""
     command = [os.environ.get(TRL_PYTHON, sys.executable)]
-    command += [str(Path(__file__).with_name("trl_steps.py")), str(model), json.dumps(PROMPTS)]
+    command += [str(TRL_SCRIPT), str(model), json.dumps(PROMPTS)]
     command += [os.environ.get(TRL_CHECKPOINTING, "off")]
     # Of our own engine, learner and actors: TRL would take itself for a rank of several.
     ours = ("VLLM_", "LOCAL_RANK", "DS_ACCELERATOR", "LD_PRELOAD", "MALLOC_CONF")
@@ -99,9 +105,10 @@ def _trl(model: Path) -> Iterator[Work]:
     def step() -> float:
         stdin.write("step\n")
         stdin.flush()
-        if not stdout.readline():
+        said = stdout.readline()
+        if not said:
             raise RuntimeError(f"TRL ended with {process.wait()}: is it in {command[0]}?")
-        return len(PROMPTS) * GROUP
+        return float(json.loads(said)["peak_mib"])
 
     try:
         yield step

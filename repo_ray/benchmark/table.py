@@ -37,11 +37,17 @@ def markdown(content: Mapping[str, Any]) -> str:
         unit = f"{r['unit']}/s" if r["timed"] else r["unit"]
         lines.append(
             f"| {r['part']} | {r['against']} | {ratio['median']:.2f} "
-            f"({ratio['low']:.2f} to {ratio['high']:.2f}) | {'≤' if r['at_most'] else '≥'} "
-            f"{r['reach']:g}{'' if r['reached'] else ', missed'} | "
+            f"({ratio['low']:.2f} to {ratio['high']:.2f}) | {_bar(r)} | "
             f"{_figure(r['ours']['median'])} {unit} | {_figure(r['peer']['median'])} {unit} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _bar(result: Mapping[str, Any]) -> str:
+    if result["reach"] is None:
+        return "none"
+    sign = "≤" if result["at_most"] else "≥"
+    return f"{sign} {result['reach']:g}{'' if result['reached'] else ', missed'}"
 
 
 def _figure(value: float) -> str:

@@ -63,6 +63,14 @@ def test_a_measure_that_is_not_a_speed_is_taken_as_it_is_and_may_have_a_largest_
     assert "| 0.75 (0.75 to 0.75) | ≤ 0.8 | 30 MiB | 40 MiB |" in text
 
 
+def test_where_nothing_was_promised_nothing_is_missed() -> None:
+    result = Result(Bar("all of ours", "theirs", "MiB", None, timed=False), [90.0], [40.0])
+    assert result.reached
+    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
+    text = markdown({"machine": machine, "repeats": 1, "parts": {"x": result.json()}})
+    assert "| 2.25 (2.25 to 2.25) | none | 90 MiB | 40 MiB |" in text
+
+
 def test_floating_point_operations_by_hand(tiny_model: Path) -> None:
     """Two layers of width 32: four heads of 32 channels, two of them for keys and values."""
     base = load_base(tiny_model, torch.float32, "sdpa")

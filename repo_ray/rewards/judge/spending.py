@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from openai.types.chat import ChatCompletion
+from typing import TYPE_CHECKING, Any
 
 from repo_ray.config.rewards import JudgeConfig
+
+if TYPE_CHECKING:  # every scorer imports this file, and few of them a client (0.4 s)
+    from openai.types.chat import ChatCompletion
 
 #: About as many bytes of UTF-8 are a token, in English as in Chinese.
 BYTES_PER_TOKEN = 4
