@@ -134,7 +134,7 @@ class ActorCritic(nn.Module):
             # Causal attention and padding on the right: real tokens never see padding, so no
             # mask is needed, and attention kernels are free to use their causal fast path.
             decoder = cast(PreTrainedModel, self.model.get_base_model()).base_model
-            embedding = cast(nn.Module, decoder.get_input_embeddings())
+            embedding = cast(PreTrainedModel, decoder).get_input_embeddings()
             embedded: Tensor = embedding(batch.input_ids)
             if self._compiled and torch.is_grad_enabled():
                 embedded.requires_grad_()  # so that the first layer is compiled like the others
