@@ -187,7 +187,11 @@ class Desk:
         except asyncio.CancelledError:
             answer = cloudpickle.dumps((True, TaskCancelledError()))
         except Exception as error:
-            answer = cloudpickle.dumps((True, _wrapped(method, error)))
+            try:
+                answer = cloudpickle.dumps((True, _wrapped(method, error)))
+            except Exception:  # one that holds what cannot be pickled: its words can
+                plain = RuntimeError(f"{type(error).__name__}: {error}")
+                answer = cloudpickle.dumps((True, _wrapped(method, plain)))
         self._ended.append((number, answer))
         self._some.set()
 

@@ -49,6 +49,8 @@ class Worker:
 
         if what == "lock":
             return threading.Lock()
+        if what == "held":
+            raise OSError("held", threading.Lock())
         raise LookupError(what) if what != "misfit" else MisfitError(1, 2)
 
     async def die(self) -> None:
@@ -136,19 +138,22 @@ def test_each_call_fails_by_itself() -> None:
             line.call("fail", ("row 7",), 10.0),
             line.call("fail", ("lock",), 10.0),
             line.call("fail", ("misfit",), 10.0),
+            line.call("fail", ("held",), 10.0),
             line.call("echo", (threading.Lock(),), 10.0),
             line.call("nothing", (), 10.0),
             line.call("echo", (2,), 10.0),
         ]
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    one, row, lock, misfit, argument, nothing, two = with_line(body)
+    one, row, lock, misfit, held, argument, nothing, two = with_line(body)
     assert (one, two) == (1, 2)
     assert isinstance(row, LookupError)
     assert isinstance(row, RayTaskError)
     assert str(row).splitlines()[-1] == "LookupError: row 7"
     assert isinstance(lock, RayTaskError)
     assert isinstance(misfit, RayTaskError)
+    assert isinstance(held, RayTaskError)
+    assert "OSError" in str(held)
     assert isinstance(argument, TypeError)
     assert not isinstance(argument, RayTaskError)  # it never left
     assert isinstance(nothing, AttributeError)
