@@ -121,9 +121,10 @@ def test_a_slow_call_holds_up_no_other() -> None:
 
 def test_a_call_over_its_time_is_given_up_in_the_actor_and_no_other_is() -> None:
     async def body(line: BatchedLine) -> None:
-        other = asyncio.ensure_future(line.call("echo", (2, 1.0), 30.0))
+        await line.call("ping", (), 60.0)  # the actor is up: the call begins within its time
+        other = asyncio.ensure_future(line.call("echo", (2, 5.0), 30.0))
         with pytest.raises(TimeoutError):
-            await line.call("echo", (1, 60.0), 0.3)
+            await line.call("echo", (1, 60.0), 2.0)
         assert await other == 2
         assert await line.call("cancelled", (), 10.0) == 1
         assert line._open == {}
