@@ -41,7 +41,7 @@ PARTS: Mapping[str, Part] = {
         learning.against_peak,
     ),
     "rollout": Part(
-        Bar("rollouts with a live adapter", "vLLM without one", "tokens", 0.95),
+        Bar("rollouts with a live adapter", "vLLM without one, same sampling", "tokens", 0.95),
         rollouts.against_bare_vllm,
     ),
     "lora": Part(

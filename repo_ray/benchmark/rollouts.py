@@ -29,7 +29,8 @@ SCALE = 0.05
 
 @contextmanager
 def against_bare_vllm(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """Tokens sampled for 32 prompts at once; theirs is vLLM without any adapter."""
+    """Tokens sampled for 32 prompts at once; theirs is vLLM without any adapter. Both give the
+    log-probabilities that learning needs and have a seed for each reply."""
     with _engine(config, model) as (runner, engine, _):
         llm = _vllm(config, model)
         yield _ours(runner, engine), lambda: _sampled(config, llm, None)
@@ -107,6 +108,7 @@ def vllm_arguments(config: Config, model: Path) -> dict[str, Any]:
         "enforce_eager": rollout.enforce_eager,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": 4096,
+        "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
     }
 
@@ -142,9 +144,16 @@ def _sampled(config: Config, llm: Any, request: Any) -> float:
     from vllm import SamplingParams
 
     sampling = config.sampling
-    parameters = SamplingParams(
-        max_tokens=sampling.max_new_tokens, temperature=sampling.temperature, detokenize=False
-    )
     prompts: Sequence[Any] = [{"prompt_token_ids": ids} for ids in _prompts()]
+    parameters = [
+        SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=i,
+            logprobs=0,
+            detokenize=False,
+        )
+        for i in range(len(prompts))
+    ]
     found = llm.generate(prompts, parameters, use_tqdm=False, lora_request=request)
     return sum(len(one.outputs[0].token_ids) for one in found)

@@ -94,9 +94,18 @@ class RolloutEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.metrics.ray_wrappers import RayPrometheusStatLogger
 
+        class StatLogger(RayPrometheusStatLogger):  # type: ignore[misc]
+            """Metrics in Ray, without one observation per sequence of each decode step: sequences
+            of a step take equally long, and on a CPU that cost 6% of the speed."""
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, **more: Any) -> None:
+                if iteration_stats is not None:
+                    del iteration_stats.inter_token_latencies_iter[1:]
+                super().record(scheduler_stats, iteration_stats, **more)
+
         self._tokenizer = load_tokenizer(self._folder)
         self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**self._engine_arguments()), stat_loggers=[RayPrometheusStatLogger]
+            AsyncEngineArgs(**self._engine_arguments()), stat_loggers=[StatLogger]
         )
         await self._workers("end_with", os.getpid())
 
