@@ -1,0 +1,120 @@
+"""What rounding a merged adapter keeps of its updates: in the weights, and in what is sampled.
+
+An engine that merges holds W0 + alpha/r B A rounded to its type. bf16 numbers lie 2^-8 to 2^-7 of
+their size apart, an update at a small learning rate is far smaller, and so most of an update's
+elements leave the rounded weight as it was. Whether the policy stays behind too is another
+question: where the adapter is large already, the sum lies anywhere between two bf16 numbers, few
+elements move by much, and their mean may be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from repo_ray.models.adapters import Adapter, merge_weight
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of the elements that an update changes: the share that the rounded weight does not follow.
+
+    `norm` is the length of the change of the rounded weights over that of the exact one, `cosine`
+    the angle between them; 1 and 1 without rounding. `slope` is the part of the exact change that
+    is in the rounded one, their product over the exact one's square: 1 where rounding adds noise
+    and takes nothing.
+    """
+
+    share_lost: float
+    norm: float
+    cosine: float
+    slope: float
+
+
+def kept(base: Mapping[str, Float[Tensor, "out in"]], before: Adapter, after: Adapter) -> Kept:
+    """What is left of the update from `before` to `after` once both are merged into `base`.
+
+    `base` has the weight of every module of the adapters, in the type that is sampled from.
+
+    Raises:
+        ValueError: the update changes nothing.
+    """
+    changed = lost = 0
+    exact_square = rounded_square = product = 0.0
+    for module, (a, b) in after.modules.items():
+        a0, b0 = before.modules[module]
+        # Not the difference of two merges: an update is far smaller than either.
+        exact = after.scale * ((b - b0) @ a + b0 @ (a - a0))
+        w0 = base[module]
+        rounded = merge_weight(w0, a, b, after.scale).float()
+        rounded -= merge_weight(w0, a0, b0, before.scale).float()
+        moved = exact != 0
+        changed += int(moved.sum())
+        lost += int((moved & (rounded == 0)).sum())
+        exact_square += float(exact.double().square().sum())
+        rounded_square += float(rounded.double().square().sum())
+        product += float((exact.double() * rounded).sum())
+    if not changed:
+        raise ValueError("the update changes no weight")
+    return Kept(
+        share_lost=lost / changed,
+        norm=(rounded_square / exact_square) ** 0.5,
+        cosine=product / (exact_square * rounded_square) ** 0.5 if rounded_square else 0.0,
+        slope=product / exact_square,
+    )
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How the log-probs of a sampler move with the exact ones, over tokens.
+
+    `slope`: least squares through the origin, with its standard error; 1 follows, 0 stays.
+    `correlation`: 0 where noise hides the movement. `moved` and `noise` (nats): root mean squares
+    of the exact change, and of what the sampler's differs from it.
+    """
+
+    slope: float
+    error: float
+    correlation: float
+    moved: float
+    noise: float
+
+
+def followed(sampler: Float[Tensor, " n"], exact: Float[Tensor, " n"]) -> Followed:
+    """Changes of the same tokens' log-probs (nats) since the same adapter; two or more tokens.
+
+    Raises:
+        ValueError: nothing moved exactly.
+    """
+    s, e = sampler.double(), exact.double()
+    square = float(e.square().sum())
+    if not square:
+        raise ValueError("no log-prob moved")
+    slope = float((s * e).sum()) / square
+    residual = float((s - slope * e).square().sum()) / (len(e) - 1)
+    spread = float(s.std() * e.std())
+    return Followed(
+        slope=slope,
+        error=(residual / square) ** 0.5,
+        correlation=float(torch.corrcoef(torch.stack([s, e]))[0, 1]) if spread else 0.0,
+        moved=float(e.square().mean().sqrt()),
+        noise=float((s - e).square().mean().sqrt()),
+    )
+
+
+def round_fixed(exact: Float[Tensor, "out in"], seed: int) -> Float[Tensor, "out in"]:
+    """bf16 with a random threshold for every element, the same for the same `seed`.
+
+    A number is rounded up with the probability that it lies above the lower neighbour by, so the
+    mean is exact. What bf16 holds stays as it is.
+    """
+    generator = torch.Generator(exact.device).manual_seed(seed)
+    low = torch.randint(
+        0, 2**16, exact.shape, generator=generator, dtype=torch.int32, device=exact.device
+    )
+    bits = exact.float().contiguous().view(torch.int32) + low
+    return (bits & -(2**16)).view(torch.float32).bfloat16()
