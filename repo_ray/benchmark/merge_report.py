@@ -17,7 +17,7 @@ from repo_ray.benchmark.merge_study import MARKS, MODES, STARTS, points
 from repo_ray.benchmark.merging import followed
 
 #: Of float32 passes, whose weights alone are rounded.
-ROUNDINGS = ("merged", "native", "fixed")
+ROUNDINGS = ("nearest", "dithered", "native")
 
 
 def summarise(out: Path, learner: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -29,8 +29,11 @@ def summarise(out: Path, learner: Mapping[str, Sequence[float]]) -> dict[str, An
     engines = {mode: _read(out / "engines" / f"{mode}.json") for mode in MODES}
     weights, logprobs = [], []
     for start in STARTS:
+        dithered = _read(out / "dithered" / f"{start.name}.json")
         for lr in MARKS:
-            weights += _read(out / "weights" / f"{start.name}_{lr:g}.json")
+            for row in _read(out / "weights" / f"{start.name}_{lr:g}.json"):
+                name = f"{start.name}_{lr:g}_{row['step']}"
+                weights.append(row | {"dithered": dithered.get(name)})
         forward = _read(out / "forward" / f"{start.name}.json")
         for name, lr, step in points(start):
             one = {k: torch.tensor(v) for k, v in forward[name].items()}
@@ -81,15 +84,11 @@ def markdown(content: Mapping[str, Any]) -> str:
     """The tables: weights, what float32 passes over rounded weights follow, and real engines."""
     where = content["machine"]
     lines = [f"{where['hardware']}; torch {where['torch']}, vllm {where['vllm']}.", ""]
-    lines += ["Weights in bf16 after merging, against the exact update:", ""]
-    lines += _head(
-        ["start", "lr", "step", "lost since start", "norm", "cosine", "slope", "lost, last push"]
-    )
+    lines += ["bf16 weights, against the exact update: elements lost; norm, cosine, slope:", ""]
+    lines += _head(["start", "lr", "step", "nearest", "nearest, last push", "dithered"])
     for r in content["weights"]:
-        since = r["since_start"]
-        figures = [f"{since[k]:.3f}" for k in ("norm", "cosine", "slope")]
-        lost = [f"{100 * r[k]['share_lost']:.1f}%" for k in ("since_start", "last_push")]
-        lines.append(_row([r["start"], f"{r['lr']:g}", r["step"], lost[0], *figures, lost[1]]))
+        cells = [_kept(r[k]) for k in ("since_start", "last_push", "dithered")]
+        lines.append(_row([r["start"], f"{r['lr']:g}", r["step"], *cells]))
     moved = [r for r in content["logprobs"] if r["step"]]
     titles = ["start", "lr", "step", "exact rms, nats"]
     lines += ["", "How log-probs follow (slope ± error, correlation); float32 passes over:", ""]
@@ -131,6 +130,13 @@ def _table(
         )
         for r in rows
     ]
+
+
+def _kept(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    figures = ", ".join(f"{found[k]:.3f}" for k in ("norm", "cosine", "slope"))
+    return f"{100 * found['share_lost']:.1f}%; {figures}"
 
 
 def _followed(found: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from repo_ray.benchmark.merging import kept, round_fixed
+from repo_ray.benchmark.merging import Merge, kept, nearest
 from repo_ray.config.settings import Config
 from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.data.reader import read_prompts, read_sft
@@ -29,10 +29,11 @@ from repo_ray.learner.ppo_learner import PPOLearner
 from repo_ray.learner.preparation import adapted, write_policy
 from repo_ray.learner.sft_training import train_sft
 from repo_ray.models.actor_critic import POLICY, SequenceBatch
-from repo_ray.models.adapters import adapter_digest, merge_weight, parse_adapter
+from repo_ray.models.adapters import Adapter, adapter_digest, merge_weight, parse_adapter
 from repo_ray.models.chat import encode_prompt
 from repo_ray.models.loading import load_base, load_tokenizer
 from repo_ray.models.logprobs import token_logprobs
+from repo_ray.models.rounding import round_dithered
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.records import Experience, Prompt, Reward, Rollout
 from repo_ray.rollouts.engine import RolloutEngine, engine_environment
@@ -52,11 +53,11 @@ class Start:
 STARTS = (Start("base"), Start("sft-1e-5", 1e-5, 26), Start("sft-2e-4", 2e-4, 26))
 #: Steps after which weights are measured, by learning rate.
 MARKS: Mapping[float, Sequence[int]] = {
-    1e-6: (1, 2, 5, 10, 20, 50, 100, 200),
+    1e-6: (1, 2, 5, 10, 20, 50, 100),
     1e-4: (1, 2, 5, 10, 20),
 }
 #: Steps after which log-probs are measured; adapters of these are kept.
-SAMPLED: Mapping[float, Sequence[int]] = {1e-6: (1, 20, 200), 1e-4: (5, 20)}
+SAMPLED: Mapping[float, Sequence[int]] = {1e-6: (1, 20, 100), 1e-4: (5, 20)}
 #: Prompts trained on, replies to each, and replies whose log-probs are measured.
 PROMPTS, GROUP, PROBES = 12, 4, 32
 
@@ -137,8 +138,8 @@ def train(config: Config, model: Path, out: Path, start: Start, lr: float) -> No
             blob = learner.adapter_blob(POLICY)
             now = parse_adapter(blob)
             row = {"start": start.name, "lr": lr, "step": step}
-            row |= {"since_start": asdict(kept(base, before, now))}
-            row |= {"last_push": asdict(kept(base, last, now))}
+            row |= {"since_start": asdict(kept(base, before, now, nearest))}
+            row |= {"last_push": asdict(kept(base, last, now, nearest))}
             rows.append(row)
             if step in SAMPLED[lr]:
                 name = f"{start.name}_{lr:g}_{step}.safetensors"
@@ -173,8 +174,8 @@ def _weights(base: PreTrainedModel) -> dict[str, Tensor]:
 def forward(config: Config, model: Path, out: Path, start: Start) -> None:
     """Log-probs of the probes: the learner's own, and float32 passes over weights as rounded.
 
-    `exact` is W0 + alpha/r B A in float32; `merged` is rounded to bf16; `native` has bf16 factors
-    beside W0; `fixed` is rounded with fixed random thresholds (`benchmark.merging.round_fixed`).
+    `exact` is W0 + alpha/r B A in float32; `nearest` is that in bf16; `native` has bf16 factors beside
+    W0; `dithered` is in bf16 as `models.rounding` rounds. That also has its weights measured.
     """
     probes = read_replies(out, start)[PROMPTS * GROUP :]
     exact_model = load_base(model, torch.float32, "eager")
@@ -182,32 +183,36 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
     live = _weights(exact_model)
     learner = PPOLearner(config, model)
 
-    def exact(w0: Tensor, a: Tensor, b: Tensor, s: float, _: int) -> Tensor:
+    def exact(w0: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
         return merge_weight(w0.float(), a, b, s)
 
-    def merged(w0: Tensor, a: Tensor, b: Tensor, s: float, _: int) -> Tensor:
-        return merge_weight(w0, a, b, s)
-
-    def native(w0: Tensor, a: Tensor, b: Tensor, s: float, _: int) -> Tensor:
+    def native(w0: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
         return merge_weight(w0.float(), a.bfloat16(), b.bfloat16(), s)
 
-    def fixed(w0: Tensor, a: Tensor, b: Tensor, s: float, seed: int) -> Tensor:
-        return round_fixed(merge_weight(w0.float(), a, b, s), seed)
+    def dithered(w0: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
+        return round_dithered(merge_weight(w0.float(), a, b, s))
 
-    merges: Mapping[str, Callable[[Tensor, Tensor, Tensor, float, int], Tensor]] = {
-        "exact": exact, "merged": merged, "native": native, "fixed": fixed
+    merges: Mapping[str, Merge] = {
+        "exact": exact, "nearest": nearest, "native": native, "dithered": dithered
     }  # fmt: skip
     found: dict[str, dict[str, list[float]]] = {}
+    weights: dict[str, dict[str, float]] = {}
+    first: Adapter | None = None
     for name, _, _ in points(start):
         blob = (out / "adapters" / f"{name}.safetensors").read_bytes()
         adapter = parse_adapter(blob)
+        if first is None:
+            first = adapter
+        else:
+            weights[name] = asdict(kept(base, first, adapter, dithered))
         learner.set_policy(blob)
         row = {"learner": _flat(learner.logprobs_of(probes))}
         for mode, merge in merges.items():
-            for seed, (module, (a, b)) in enumerate(adapter.modules.items()):
-                live[module].copy_(merge(base[module], a, b, adapter.scale, seed))
+            for module, (a, b) in adapter.modules.items():
+                live[module].copy_(merge(base[module], a, b, adapter.scale))
             row[mode] = _logprobs(exact_model, probes)
         found[name] = row
+    _write(out / "dithered" / f"{start.name}.json", weights)
     _write(out / "forward" / f"{start.name}.json", found)
 
 

@@ -9,7 +9,7 @@ elements move by much, and their mean may be right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,18 @@ class Kept:
     slope: float
 
 
-def kept(base: Mapping[str, Float[Tensor, "out in"]], before: Adapter, after: Adapter) -> Kept:
+#: Of W0 [out, in], A [r, in], B [out, r] and alpha / r: the weight that an engine computes with.
+Merge = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def nearest(w0: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """The sum in float32, each element then the nearest number of W0's type."""
+    return merge_weight(w0.float(), a, b, scale).to(w0.dtype)
+
+
+def kept(
+    base: Mapping[str, Float[Tensor, "out in"]], before: Adapter, after: Adapter, merge: Merge
+) -> Kept:
     """What is left of the update from `before` to `after` once both are merged into `base`.
 
     `base` has the weight of every module of the adapters, in the type that is sampled from.
@@ -50,8 +61,8 @@ def kept(base: Mapping[str, Float[Tensor, "out in"]], before: Adapter, after: Ad
         # Not the difference of two merges: an update is far smaller than either.
         exact = after.scale * ((b - b0) @ a + b0 @ (a - a0))
         w0 = base[module]
-        rounded = merge_weight(w0, a, b, after.scale).float()
-        rounded -= merge_weight(w0, a0, b0, before.scale).float()
+        rounded = merge(w0, a, b, after.scale).float()
+        rounded -= merge(w0, a0, b0, before.scale).float()
         moved = exact != 0
         changed += int(moved.sum())
         lost += int((moved & (rounded == 0)).sum())
@@ -104,17 +115,3 @@ def followed(sampler: Float[Tensor, " n"], exact: Float[Tensor, " n"]) -> Follow
         moved=float(e.square().mean().sqrt()),
         noise=float((s - e).square().mean().sqrt()),
     )
-
-
-def round_fixed(exact: Float[Tensor, "out in"], seed: int) -> Float[Tensor, "out in"]:
-    """bf16 with a random threshold for every element, the same for the same `seed`.
-
-    A number is rounded up with the probability that it lies above the lower neighbour by, so the
-    mean is exact. What bf16 holds stays as it is.
-    """
-    generator = torch.Generator(exact.device).manual_seed(seed)
-    low = torch.randint(
-        0, 2**16, exact.shape, generator=generator, dtype=torch.int32, device=exact.device
-    )
-    bits = exact.float().contiguous().view(torch.int32) + low
-    return (bits & -(2**16)).view(torch.float32).bfloat16()

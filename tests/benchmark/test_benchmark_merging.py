@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from repo_ray.benchmark.merging import followed, kept, round_fixed
+from repo_ray.benchmark.merging import followed, kept, nearest
 from repo_ray.models.adapters import Adapter
 
 
@@ -31,7 +31,7 @@ def test_bf16_by_hand() -> None:
     """
     gap = 1 / 128
     w0 = {"layer": torch.ones(4, 1, dtype=torch.bfloat16)}
-    found = kept(w0, one_column([0.0] * 4), one_column([0.0, gap / 4, 3 * gap / 4, gap]))
+    found = kept(w0, one_column([0.0] * 4), one_column([0.0, gap / 4, 3 * gap / 4, gap]), nearest)
     assert found.share_lost == pytest.approx(1 / 3)
     exact_square = 1 / 16 + 9 / 16 + 1
     assert found.norm == pytest.approx(math.sqrt(2 / exact_square))
@@ -43,7 +43,7 @@ def test_an_update_counts_from_where_the_adapter_was() -> None:
     """From 0.4 to 0.6 of the gap is a small update that crosses the middle, and a whole step."""
     gap = 1 / 128
     w0 = {"layer": torch.ones(1, 1, dtype=torch.bfloat16)}
-    found = kept(w0, one_column([0.4 * gap]), one_column([0.6 * gap]))
+    found = kept(w0, one_column([0.4 * gap]), one_column([0.6 * gap]), nearest)
     assert (found.share_lost, found.cosine) == (0.0, pytest.approx(1.0))
     assert found.norm == found.slope == pytest.approx(5.0, rel=1e-4)
 
@@ -51,13 +51,13 @@ def test_an_update_counts_from_where_the_adapter_was() -> None:
 def test_everything_can_be_lost_and_nothing_is_in_float32() -> None:
     small = one_column([1e-5, -1e-5])
     zero = one_column([0.0, 0.0])
-    lost = kept({"layer": torch.ones(2, 1, dtype=torch.bfloat16)}, zero, small)
+    lost = kept({"layer": torch.ones(2, 1, dtype=torch.bfloat16)}, zero, small, nearest)
     assert (lost.share_lost, lost.norm, lost.cosine, lost.slope) == (1.0, 0.0, 0.0, 0.0)
-    whole = kept({"layer": torch.ones(2, 1)}, zero, small)
+    whole = kept({"layer": torch.ones(2, 1)}, zero, small, nearest)
     assert whole.share_lost == 0.0
     assert whole.slope == pytest.approx(1.0, rel=0.01)
     with pytest.raises(ValueError, match="no weight"):
-        kept({"layer": torch.ones(2, 1)}, zero, zero)
+        kept({"layer": torch.ones(2, 1)}, zero, zero, nearest)
 
 
 def test_the_update_is_that_of_the_product_of_both_factors() -> None:
@@ -70,7 +70,7 @@ def test_the_update_is_that_of_the_product_of_both_factors() -> None:
     exact = 2 * (b1.double() @ a1.double() - b0.double() @ a0.double())
     both = [(w0.double() + 2 * b.double() @ a.double()).bfloat16() for a, b in ((a0, b0), (a1, b1))]
     rounded = both[1].double() - both[0].double()
-    found = kept({"layer": w0}, before, after)
+    found = kept({"layer": w0}, before, after, nearest)
     assert found.norm == pytest.approx(float(rounded.norm() / exact.norm()), rel=1e-5)
     assert found.slope == pytest.approx(float((rounded * exact).sum() / exact.square().sum()))
     assert found.share_lost == pytest.approx(float((rounded == 0).double().mean()))
@@ -84,7 +84,7 @@ def test_nothing_is_lost_of_a_large_update(seed: int, size: float, at: float) ->
     w0 = {"layer": (at * torch.rand(8, 1)).bfloat16()}
     signs = torch.randn(8).sign()
     update = signs * size * (w0["layer"][:, 0].float().abs() + 0.1)
-    found = kept(w0, one_column([0.0] * 8), one_column(update.tolist()))
+    found = kept(w0, one_column([0.0] * 8), one_column(update.tolist()), nearest)
     assert found.share_lost == 0.0
     assert found.cosine > 0.9
     assert 0.7 < found.slope < 1.3
@@ -105,25 +105,3 @@ def test_log_probs_that_follow_in_part() -> None:
     assert noisy.error == pytest.approx(math.sqrt(5 / 2 / 14))
     with pytest.raises(ValueError, match="moved"):
         followed(exact, torch.zeros(3))
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_fixed_thresholds_round_up_as_often_as_a_number_lies_above(sign: float) -> None:
-    gap = 1 / 128
-    near = torch.full((400, 100), 1 + gap / 4) * sign
-    rounded = round_fixed(near, seed=3)
-    assert rounded.dtype == torch.bfloat16
-    assert set(rounded.float().abs().unique().tolist()) == {1.0, 1 + gap}
-    up = float((rounded.float().abs() > 1).double().mean())
-    assert up == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / near.numel()))
-
-
-def test_fixed_thresholds_stay_and_leave_what_bf16_holds() -> None:
-    torch.manual_seed(0)
-    held = torch.randn(50, 40).bfloat16()
-    assert torch.equal(round_fixed(held.float(), 1), held)
-    exact = torch.randn(50, 40)
-    one, again, more = round_fixed(exact, 1), round_fixed(exact, 1), round_fixed(exact + 1e-4, 1)
-    assert torch.equal(one, again)
-    assert bool((more >= one).all())
-    assert not torch.equal(one, round_fixed(exact, 2))
