@@ -33,7 +33,6 @@ from repo_ray.models.adapters import Adapter, adapter_digest, merge_weight, pars
 from repo_ray.models.chat import encode_prompt
 from repo_ray.models.loading import load_base, load_tokenizer
 from repo_ray.models.logprobs import token_logprobs
-from repo_ray.models.rounding import round_dithered
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.records import Experience, Prompt, Reward, Rollout
 from repo_ray.rollouts.engine import RolloutEngine, engine_environment
@@ -175,7 +174,7 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
     """Log-probs of the probes: the learner's own, and float32 passes over weights as rounded.
 
     `exact` is W0 + alpha/r B A in float32; `nearest` is that in bf16; `native` has bf16 factors beside
-    W0; `dithered` is in bf16 as `models.rounding` rounds. That also has its weights measured.
+    W0; `dithered` is `merge_weight` as it is. That also has its weights measured.
     """
     probes = read_replies(out, start)[PROMPTS * GROUP :]
     exact_model = load_base(model, torch.float32, "eager")
@@ -189,11 +188,8 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
     def native(w0: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
         return merge_weight(w0.float(), a.bfloat16(), b.bfloat16(), s)
 
-    def dithered(w0: Tensor, a: Tensor, b: Tensor, s: float) -> Tensor:
-        return round_dithered(merge_weight(w0.float(), a, b, s))
-
     merges: Mapping[str, Merge] = {
-        "exact": exact, "nearest": nearest, "native": native, "dithered": dithered
+        "exact": exact, "nearest": nearest, "native": native, "dithered": merge_weight
     }  # fmt: skip
     found: dict[str, dict[str, list[float]]] = {}
     weights: dict[str, dict[str, float]] = {}
@@ -204,7 +200,7 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
         if first is None:
             first = adapter
         else:
-            weights[name] = asdict(kept(base, first, adapter, dithered))
+            weights[name] = asdict(kept(base, first, adapter, merge_weight))
         learner.set_policy(blob)
         row = {"learner": _flat(learner.logprobs_of(probes))}
         for mode, merge in merges.items():

@@ -2,9 +2,9 @@
 
 An engine that merges holds W0 + alpha/r B A rounded to its type. bf16 numbers lie 2^-8 to 2^-7 of
 their size apart, an update at a small learning rate is far smaller, and so most of an update's
-elements leave the rounded weight as it was. Whether the policy stays behind too is another
-question: where the adapter is large already, the sum lies anywhere between two bf16 numbers, few
-elements move by much, and their mean may be right.
+elements leave the rounded weight as it was. Whether the policy stays behind too depends on where
+the sums lie: spread evenly between two bf16 numbers, few elements move by much and their mean is
+right; all close to one, as with an adapter that is still small, none moves.
 """
 
 from __future__ import annotations
