@@ -192,7 +192,7 @@ class RolloutConfig(Settings):
     pool: PoolConfig = PoolConfig(cpus=1, threads=2, max_in_flight=256, timeout_s=600.0)
     publication: Literal["merged", "native"] = Field(
         "merged",
-        description="`merged`: the adapter is shipped and merged on the worker over pristine base weights; `native`: vLLM serves the LoRA (on CPU 12x slower, on GPUs 1.3-1.4x).",
+        description="`merged`: the adapter is shipped and merged on the worker over pristine base weights, bf16 ones dithered so that small updates count; `native`: vLLM serves the LoRA (on CPU 12x slower, on GPUs 1.3-1.4x).",
     )
     tensor_parallel: Positive = Field(
         1, description="GPUs per engine; more where the base does not fit on one."

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
 from repo_ray.models.lora_linear import LoraLinear
+from repo_ray.models.rounding import round_dithered
 
 FORMAT = "repo_ray.adapter/1"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -277,11 +278,13 @@ def adapter_digest(blob: bytes) -> str:
 def merge_weight(
     w0: Float[Tensor, "out in"], a: Float[Tensor, "r in"], b: Float[Tensor, "out r"], scale: float
 ) -> Float[Tensor, "out in"]:
-    """`w0 + scale * B @ A` in float32, cast back to the type of `w0`.
+    """`w0 + scale * B @ A` in float32, rounded to the type of `w0`.
 
-    The one definition of a merge: rollout worker, push verifier and export all use it.
+    The one definition of a merge: rollout worker, push verifier, scorers and export all use it.
+    bf16 is dithered: nearly all of a small update would be lost in the nearest bf16 number.
     """
-    return torch.addmm(w0.float(), b.float(), a.float(), alpha=scale).to(w0.dtype)
+    merged = torch.addmm(w0.float(), b.float(), a.float(), alpha=scale)
+    return round_dithered(merged) if w0.dtype == torch.bfloat16 else merged.to(w0.dtype)
 
 
 # --- PEFT folders ----------------------------------------------------------------------

@@ -43,7 +43,7 @@ def export_run(models: RunModels, stage: Stage, base: Path, out: Path, merged: b
     """Writes adapter `stage` of a run to `out` and returns how to serve it.
 
     `base`: the base model's folder. The merged model has the base's type; merging is float32
-    arithmetic, cast once.
+    arithmetic, rounded once.
 
     Raises:
         RunFolderError: the run has no such adapter, or `out` holds something already.

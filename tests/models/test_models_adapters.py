@@ -237,6 +237,15 @@ def test_merge_is_float32_math_in_the_base_type():
     assert w0.tolist() == [[1, 1], [1, 1]]
 
 
+def test_a_merge_into_bf16_keeps_a_small_update_in_the_mean():
+    """A hundredth of what lies between two bf16 numbers: one element in a hundred moves by all."""
+    w0 = torch.ones(200, 300).bfloat16()
+    gap = 2**-7
+    merged = merge_weight(w0, torch.ones(1, 300), torch.full((200, 1), gap / 100), 1.0)
+    assert set(merged.float().unique().tolist()) == {1.0, 1 + gap}
+    assert float((merged.float() - 1).mean()) == pytest.approx(gap / 100, rel=0.05)
+
+
 def test_saved_folder_loads_with_peft(model, tmp_path):
     save_adapter(tmp_path / "adapter", export_adapter(model, "policy"), "some/base")
     loaded = PeftModel.from_pretrained(tiny_base(), str(tmp_path / "adapter"))
