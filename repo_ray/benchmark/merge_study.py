@@ -305,7 +305,8 @@ def read_replies(out: Path, start: Start) -> list[Rollout]:
 
 def rollout_of(row: Mapping[str, Any]) -> Rollout:
     """A rollout from JSON, whose lists were tuples."""
-    return Rollout(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return Rollout(**fields)
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
