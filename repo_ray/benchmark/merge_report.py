@@ -31,9 +31,9 @@ def summarise(out: Path, learner: Mapping[str, Sequence[float]]) -> dict[str, An
     for start in STARTS:
         dithered = _read(out / "dithered" / f"{start.name}.json")
         for lr in MARKS:
-            for row in _read(out / "weights" / f"{start.name}_{lr:g}.json"):
-                name = f"{start.name}_{lr:g}_{row['step']}"
-                weights.append(row | {"dithered": dithered.get(name)})
+            for mark in _read(out / "weights" / f"{start.name}_{lr:g}.json"):
+                name = f"{start.name}_{lr:g}_{mark['step']}"
+                weights.append(mark | {"dithered": dithered.get(name)})
         forward = _read(out / "forward" / f"{start.name}.json")
         for name, lr, step in points(start):
             one = {k: torch.tensor(v) for k, v in forward[name].items()}

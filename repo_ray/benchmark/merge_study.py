@@ -56,7 +56,7 @@ MARKS: Mapping[float, Sequence[int]] = {
     1e-4: (1, 2, 5, 10, 20),
 }
 #: Steps after which log-probs are measured; adapters of these are kept.
-SAMPLED: Mapping[float, Sequence[int]] = {1e-6: (1, 20, 100), 1e-4: (5, 20)}
+SAMPLED: Mapping[float, Sequence[int]] = {1e-6: (20, 100), 1e-4: (5, 20)}
 #: Prompts trained on, replies to each, and replies whose log-probs are measured.
 PROMPTS, GROUP, PROBES = 12, 4, 32
 
@@ -223,7 +223,8 @@ def _logprobs(model: PreTrainedModel, samples: Sequence[Rollout]) -> list[float]
 
 def engine(config: Config, model: Path, out: Path, mode: Mode) -> None:
     """Every adapter in a real engine: log-probs of the probes, the seconds a push took, and
-    replies sampled with the last adapter at 1e-6, with their log-probs and the tokens a second."""
+    replies sampled with the last start's last adapter at 1e-6, with their log-probs and the tokens
+    a second."""
     asyncio.run(_measure_engine(_of_mode(config, mode), model, out, mode))
 
 
@@ -250,7 +251,7 @@ async def _measure_engine(config: Config, model: Path, out: Path, mode: Mode) ->
             row["probes"] = _flat(
                 await engine.probe([(r.prompt_token_ids, r.token_ids) for r in probes])
             )
-            if (lr, step) == (1e-6, max(SAMPLED[1e-6])):
+            if (start, lr, step) == (STARTS[-1], 1e-6, max(SAMPLED[1e-6])):
                 began = time.perf_counter()
                 replies = await asyncio.gather(
                     *(
@@ -304,7 +305,8 @@ def read_replies(out: Path, start: Start) -> list[Rollout]:
 
 def rollout_of(row: Mapping[str, Any]) -> Rollout:
     """A rollout from JSON, whose lists were tuples."""
-    return Rollout(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+    return Rollout(**fields)
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
