@@ -121,13 +121,8 @@ def test_a_slow_call_holds_up_no_other() -> None:
 
 def test_a_call_over_its_time_is_given_up_in_the_actor_and_no_other_is() -> None:
     async def body(line: BatchedLine) -> None:
-<<<<<<< HEAD
         await line.call("ping", (), 60.0)  # the actor is up: the call begins within its time
         other = asyncio.ensure_future(line.call("echo", (2, 5.0), 30.0))
-=======
-        await line.call("ping", (), 30.0)  # or the call is given up before it began
-        other = asyncio.ensure_future(line.call("echo", (2, 1.0), 30.0))
->>>>>>> 98d57ae6f3295ab9934b9b404b423e22a768bc59
         with pytest.raises(TimeoutError):
             await line.call("echo", (1, 60.0), 2.0)
         assert await other == 2
