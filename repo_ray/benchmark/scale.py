@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,24 +78,6 @@ async def measure(shape: Shape, ramp_s: float, window_s: float) -> Measured:
             busy_s / (shape.in_flight * (last - first)),
             cpu / samples,
         )
-
-
-def curve(
-    engines: Sequence[int], judges: Sequence[int], ramp_s: float = RAMP_S, window_s: float = 60.0
-) -> dict[str, list[Measured]]:
-    """What a sample costs the controller and how busy the engines are, as either number grows.
-
-    `engines`: samples in flight grow with them, and there is a judge for every 16. `judges`: beside
-    64 engines.
-    """
-
-    def measured(of: int, scorers: int) -> Measured:
-        return asyncio.run(measure(steady(of, scorers), ramp_s, window_s))
-
-    return {
-        "engines": [measured(n, max(1, n // ENGINES_PER_JUDGE)) for n in engines],
-        "judges": [measured(64, n) for n in judges],
-    }
 
 
 @contextmanager
