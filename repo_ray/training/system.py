@@ -148,11 +148,14 @@ def rollout_pool(config: Config, model: Path, publisher: Publisher) -> ActorPool
         )
 
     pool = config.rollout.pool
+    # A lone engine of a synchronous run has the cores nearly to itself while it samples: scorers
+    # that work beside it are short (1.3 times the step's samples per second, two cores).
+    alone = config.run.staleness == 0 and pool.replicas == 1 and pool.autoscale is None
     return ActorPool(
         "rollout",
         namespace(config.run.name),
         pool,
         spawn,
-        env_vars=thread_environment(pool.threads) | engine_environment(config),
+        env_vars=thread_environment(pool.threads, alone) | engine_environment(config),
         on_ready=lambda member: publisher.bring_up_to_date(member, pool.timeout_s),
     )

@@ -56,3 +56,20 @@ def test_same_results_and_gradients_as_pefts_own_layer(monkeypatch):
     assert isinstance(base.model.layers[0].mlp.up_proj, LoraLinear)
     monkeypatch.setattr(LoraLinear, "forward", Linear.forward)
     torch.testing.assert_close(mine, measured(), atol=1e-5, rtol=1e-4)
+
+
+def test_an_update_far_below_the_gap_of_bf16_moves_the_output_by_as_much_in_the_mean():
+    """Each output of W0 x lies anywhere between two bf16 numbers, so one rounding of the whole sum
+    takes a part of them across; rounding W0 x first leaves all of them where they were."""
+    torch.manual_seed(0)
+    x, w0 = torch.randn(512, 256).bfloat16(), torch.randn(512, 256).bfloat16() / 16
+    a, b = torch.randn(4, 256) / 16, torch.randn(512, 4) * 1e-5
+
+    def moved(after):
+        exact = (x.float() @ a.T) @ b.T
+        difference = after.double() - _LoraProduct.apply(x, w0, None, a, b * 0, 1.0).double()
+        return float((difference * exact).sum() / exact.double().square().sum())
+
+    assert moved(_LoraProduct.apply(x, w0, None, a, b, 1.0)) == pytest.approx(1, abs=0.15)
+    low = (x @ a.T.bfloat16()) @ b.T.bfloat16()
+    assert moved((x @ w0.T) + low) == pytest.approx(0, abs=0.15)
