@@ -261,17 +261,18 @@ def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
             parameter.copy_(value)
 
 
-def adapter_digest(blob: bytes) -> str:
+def adapter_digest(adapter: bytes | Adapter) -> str:
     """SHA-256 (hex) over rank, alpha and the sorted tensors: names, shapes and bytes.
 
-    Independent of the order in which the file stores them.
+    Independent of the order in which a blob stores them.
     """
-    adapter = parse_adapter(blob)
+    if isinstance(adapter, bytes):
+        adapter = parse_adapter(adapter)
     digest = hashlib.sha256(f"{adapter.rank}/{adapter.alpha}".encode())
     for path in sorted(adapter.modules):
         for kind, tensor in zip((_A, _B), adapter.modules[path], strict=True):
             digest.update(f"{path}{kind}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.contiguous().numpy())
     return digest.hexdigest()
 
 

@@ -252,16 +252,16 @@ class RolloutEngine:
             EngineDiedError: the engine core has ended.
         """
         began = time.monotonic()
-        received = adapter_digest(blob)
-        if received != digest:
-            raise PublicationError(
-                f"{self._name}: version {version}: the adapter received has digest "
-                f"{received[:12]}, expected {digest[:12]}"
-            )
         modules = tensors_to_verify(
             list(parse_adapter(blob).modules), self._config.rollout.verify_tensors, self._pushes
         )
         async with self._gate.exclusive():
+            for received in await self._receive(blob):
+                if received != digest:
+                    raise PublicationError(
+                        f"{self._name}: version {version}: the adapter received has digest "
+                        f"{received[:12]}, expected {digest[:12]}"
+                    )
             self._failure = f"{self._name}: the push of version {version} did not finish"
             # The gate has drained this engine's own requests; one cancelled by its caller may
             # still run in the core until its abort arrives.
@@ -295,9 +295,15 @@ class RolloutEngine:
             total_s=time.monotonic() - began,
         )
 
+    async def _receive(self, blob: bytes) -> list[str]:
+        """The digests of what arrived where it will be used."""
+        if self._config.rollout.publication == "merged":
+            return await self._workers("receive_adapter", blob)
+        return [adapter_digest(blob)]
+
     async def _load(self, blob: bytes, version: int) -> None:
         if self._config.rollout.publication == "merged":
-            await self._workers("merge_adapter", blob, str(self._folder))
+            await self._workers("merge_adapter", str(self._folder))
             return
         from vllm.lora.request import LoRARequest
 
@@ -316,7 +322,7 @@ class RolloutEngine:
 
     async def _read_back(self, blob: bytes, modules: list[str]) -> list[dict[str, float]]:
         if self._config.rollout.publication == "merged":
-            return await self._workers("read_back_merged", blob, str(self._folder), modules)
+            return await self._workers("read_back_merged", str(self._folder), modules)
         return await self._workers("read_back_lora", blob, self._lora.lora_int_id, modules)
 
     # --- vLLM ---------------------------------------------------------------------------

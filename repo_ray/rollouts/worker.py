@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from repo_ray.models.adapters import Adapter, merge_weight, parse_adapter
+from repo_ray.models.adapters import Adapter, adapter_digest, merge_weight, parse_adapter
 from repo_ray.rollouts.publication import difference, expected_shard
 
 #: Rows of the identity that go through a packed layer at a time; bounds the memory.
@@ -32,9 +32,16 @@ class PublicationExtension:
 
     model_runner: Any
     device: torch.device
+    _received: Adapter
 
-    def merge_adapter(self, blob: bytes, folder: str) -> None:
-        """Makes `W0 + alpha/r B A` live, W0 read afresh from the model folder.
+    def receive_adapter(self, blob: bytes) -> str:
+        """Keeps the adapter for the calls that follow; returns its digest."""
+        self._received = parse_adapter(blob)
+        return adapter_digest(self._received)
+
+    def merge_adapter(self, folder: str) -> None:
+        """Makes `W0 + alpha/r B A` of the received adapter live, W0 read afresh from the model
+        folder.
 
         Rereading costs less than keeping a second copy of the base in memory, and rules out
         that one push builds on the last. Layers without an adapter stay untouched.
@@ -44,16 +51,17 @@ class PublicationExtension:
         """
         # vLLM warns of every layer that a partial reload leaves alone.
         logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
-        adapter = parse_adapter(blob)
         with torch.no_grad():
             self.model_runner.reload_weights(
-                weights_iterator=self._merged_weights(adapter, _BaseWeights(Path(folder))),
+                weights_iterator=self._merged_weights(self._received, _BaseWeights(Path(folder))),
                 is_checkpoint_format=True,
             )
 
-    def read_back_merged(self, blob: bytes, folder: str, modules: list[str]) -> dict[str, float]:
-        """Largest difference of each module's live weight from a recomputed merge."""
-        adapter, base = parse_adapter(blob), _BaseWeights(Path(folder))
+    def read_back_merged(self, folder: str, modules: list[str]) -> dict[str, float]:
+        """Largest difference of each module's live weight from a recomputed merge of the received
+        adapter, which is forgotten then."""
+        adapter, base = self._received, _BaseWeights(Path(folder))
+        del self._received
         live_layers: dict[str, Tensor] = {}
         found: dict[str, float] = {}
         with torch.no_grad():

@@ -222,10 +222,13 @@ async def test_one_live_weight_that_differs_fails_the_push(
     bench: Bench, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     await bench.push(bench.one, 1)
-    load = bench.engine._load
+    load, receive = bench.engine._load, bench.engine._receive
 
     async def load_another(blob: bytes, version: int) -> None:
-        await load(with_one_weight_changed(blob), version)
+        other = with_one_weight_changed(blob)
+        await receive(other)
+        await load(other, version)
+        await receive(blob)
 
     monkeypatch.setattr(bench.engine, "_load", load_another)
     monkeypatch.setattr(bench.engine, "_pushes", 0)  # so that all tensors are read back
