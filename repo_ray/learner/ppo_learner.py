@@ -331,7 +331,8 @@ class PPOLearner:
     ) -> list[list[float]]:
         """Log-probabilities (nats, at temperature 1) of each sample's response tokens.
 
-        `role` is `policy` or `base` (adapters off). Every rank computes all samples.
+        `role` is `policy` or `base` (adapters off). Every rank computes all samples. Nothing is
+        compiled for it: that takes longer than the few samples of a probe.
         """
         head = self._network.logprob_head
         order = range(len(samples))
@@ -339,7 +340,7 @@ class PPOLearner:
         result: list[list[float]] = [[] for _ in order]
         head.temperature = 1.0
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 for rows in token_budget_batches([length(s) for s in samples], budget):
                     part = SequenceBatch.of([samples[r] for r in rows], self._engine.device)
                     flat, _ = self._engine.module(part, role)

@@ -9,8 +9,6 @@ from typing import Final, Literal, Protocol, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch._inductor.cpp_builder import get_cpp_compiler
-from torch._inductor.exc import InvalidCxxCompiler
 from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
@@ -106,6 +104,10 @@ class ActorCritic(nn.Module):
             RuntimeError: on a CPU without a C++ compiler.
         """
         if self.logprob_head.weight.device.type == "cpu":
+            # A second to import, in every process that knows of learners.
+            from torch._inductor.cpp_builder import get_cpp_compiler
+            from torch._inductor.exc import InvalidCxxCompiler
+
             try:
                 get_cpp_compiler()
             except InvalidCxxCompiler as error:
