@@ -26,7 +26,10 @@ def summarise(out: Path, learner: Mapping[str, Sequence[float]]) -> dict[str, An
     `learner` has, by `<mode>/<adapter>`, the learner's log-probs of the replies that the engine of
     that mode sampled with that adapter.
     """
-    engines = {mode: _read(out / "engines" / f"{mode}.json") for mode in MODES}
+    engines: dict[str, dict[str, Any]] = {mode: {} for mode in MODES}
+    for mode in MODES:
+        for start in STARTS:
+            engines[mode] |= _read(out / "engines" / f"{mode}_{start.name}.json")
     weights, logprobs = [], []
     for start in STARTS:
         dithered = _read(out / "dithered" / f"{start.name}.json")
@@ -63,7 +66,7 @@ def summarise(out: Path, learner: Mapping[str, Sequence[float]]) -> dict[str, An
                     }
                 )
     pushes = {
-        mode: statistics.median(found["push_s"] for found in list(engines[mode].values())[1:])
+        mode: statistics.median(found["push_s"] for found in engines[mode].values())
         for mode in MODES
     }
     return {"weights": weights, "logprobs": logprobs, "sampled": sampled, "push_s": pushes}

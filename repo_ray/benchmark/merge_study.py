@@ -221,11 +221,10 @@ def _logprobs(model: PreTrainedModel, samples: Sequence[Rollout]) -> list[float]
     return found.tolist()
 
 
-def engine(config: Config, model: Path, out: Path, mode: Mode) -> None:
+def engine(config: Config, model: Path, out: Path, mode: Mode, start: Start) -> None:
     """Every adapter in a real engine: log-probs of the probes, the seconds a push took, and
-    replies sampled with the last start's last adapter at 1e-6, with their log-probs and the tokens
-    a second."""
-    asyncio.run(_measure_engine(_of_mode(config, mode), model, out, mode))
+    replies sampled with the last adapter at 1e-6, with their log-probs and the tokens a second."""
+    asyncio.run(_measure_engine(_of_mode(config, mode), model, out, mode, start))
 
 
 def _of_mode(config: Config, mode: Mode) -> Config:
@@ -238,34 +237,30 @@ def _of_mode(config: Config, mode: Mode) -> Config:
     return config.model_copy(update=changes)
 
 
-async def _measure_engine(config: Config, model: Path, out: Path, mode: Mode) -> None:
+async def _measure_engine(config: Config, model: Path, out: Path, mode: Mode, start: Start) -> None:
     engine = await _engine(config, model)
     found: dict[str, Any] = {}
-    version = 0
-    for start in STARTS:
-        probes = read_replies(out, start)[PROMPTS * GROUP :]
-        for name, lr, step in points(start):
-            version += 1
-            pushed = await _push(engine, out / "adapters" / f"{name}.safetensors", version)
-            row: dict[str, Any] = {"push_s": pushed}
-            row["probes"] = _flat(
-                await engine.probe([(r.prompt_token_ids, r.token_ids) for r in probes])
+    probes = read_replies(out, start)[PROMPTS * GROUP :]
+    for version, (name, lr, step) in enumerate(points(start), start=1):
+        pushed = await _push(engine, out / "adapters" / f"{name}.safetensors", version)
+        row: dict[str, Any] = {"push_s": pushed}
+        row["probes"] = _flat(
+            await engine.probe([(r.prompt_token_ids, r.token_ids) for r in probes])
+        )
+        if (lr, step) == (1e-6, max(SAMPLED[1e-6])):
+            began = time.perf_counter()
+            replies = await asyncio.gather(
+                *(
+                    engine.sample(f"1-{i}-{name}", r.prompt_id, 0, r.prompt_token_ids, seed=i)
+                    for i, r in enumerate(probes)
+                )
             )
-            if (start, lr, step) == (STARTS[-1], 1e-6, max(SAMPLED[1e-6])):
-                began = time.perf_counter()
-                replies = await asyncio.gather(
-                    *(
-                        engine.sample(f"1-{i}-{name}", r.prompt_id, 0, r.prompt_token_ids, seed=i)
-                        for i, r in enumerate(probes)
-                    )
-                )
-                row["tokens_per_s"] = sum(len(r.token_ids) for r in replies) / (
-                    time.perf_counter() - began
-                )
-                row["replies"] = [asdict(r) for r in replies]
-            found[name] = row
+            seconds = time.perf_counter() - began
+            row["tokens_per_s"] = sum(len(r.token_ids) for r in replies) / seconds
+            row["replies"] = [asdict(r) for r in replies]
+        found[name] = row
     await engine.shutdown()
-    _write(out / "engines" / f"{mode}.json", found)
+    _write(out / "engines" / f"{mode}_{start.name}.json", found)
 
 
 async def _engine(config: Config, model: Path) -> RolloutEngine:
@@ -285,12 +280,13 @@ def learner_of_replies(config: Config, model: Path, out: Path) -> None:
     learner = PPOLearner(config, model)
     found: dict[str, list[float]] = {}
     for mode in MODES:
-        rows = json.loads((out / "engines" / f"{mode}.json").read_text(encoding="utf-8"))
-        for name, row in rows.items():
-            if "replies" in row:
-                learner.set_policy((out / "adapters" / f"{name}.safetensors").read_bytes())
-                replies = [rollout_of(r) for r in row["replies"]]
-                found[f"{mode}/{name}"] = _flat(learner.logprobs_of(replies))
+        for start in STARTS:
+            file = out / "engines" / f"{mode}_{start.name}.json"
+            for name, row in json.loads(file.read_text(encoding="utf-8")).items():
+                if "replies" in row:
+                    learner.set_policy((out / "adapters" / f"{name}.safetensors").read_bytes())
+                    replies = [rollout_of(r) for r in row["replies"]]
+                    found[f"{mode}/{name}"] = _flat(learner.logprobs_of(replies))
     _write(out / "learner.json", found)
 
 
