@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from repo_ray.actors.environment import thread_environment
 from repo_ray.benchmark.measure import Work
 from repo_ray.config.settings import Config
 from repo_ray.learner.ppo_learner import PPOLearner
@@ -21,8 +22,10 @@ from repo_ray.models.loading import load_tokenizer
 from repo_ray.records import Experience, Message, Prompt, Reward
 from repo_ray.rollouts.engine import RolloutEngine, engine_environment
 
-#: Environment variables: the Python that has TRL, and its gradient checkpointing (on, off).
-TRL_PYTHON, TRL_CHECKPOINTING = "REPO_RAY_TRL_PYTHON", "REPO_RAY_TRL_CHECKPOINTING"
+#: Environment variables: the Python that has TRL; its gradient checkpointing (on, off); its memory
+#: allocator: `ours`, by which it is 1.7 times as fast on a CPU, or the one it would have (`own`).
+TRL_PYTHON = "REPO_RAY_TRL_PYTHON"
+TRL_CHECKPOINTING, TRL_ALLOCATOR = "REPO_RAY_TRL_CHECKPOINTING", "REPO_RAY_TRL_ALLOCATOR"
 TRL_SCRIPT = Path(__file__).with_name("trl_steps.py")
 GROUP = 8
 PROMPTS = [
@@ -94,7 +97,10 @@ def trl(model: Path) -> Iterator[Callable[[], float]]:
     # Of our own engine, learner and actors: TRL would take itself for a rank of several.
     ours = ("VLLM_", "LOCAL_RANK", "DS_ACCELERATOR", "LD_PRELOAD", "MALLOC_CONF")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
-    environment |= {"OMP_NUM_THREADS": str(os.cpu_count())}
+    threads = os.cpu_count() or 1
+    environment |= {"OMP_NUM_THREADS": str(threads)}
+    if os.environ.get(TRL_ALLOCATOR, "ours") == "ours":
+        environment |= thread_environment(threads, alone=True)
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
