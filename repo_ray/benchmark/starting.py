@@ -35,7 +35,10 @@ STOP_S = 60.0
 @contextmanager
 def start_against_vllm(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
     """Seconds from the process to the first sample of the first step, all scorers in place and
-    their checkpoints given; theirs: to the first token of the same engine."""
+    their checkpoints given; theirs: to the first token of the same engine. Neither is compiled, as
+    in a first run."""
+    eager = config.rollout.model_copy(update={"enforce_eager": True})
+    config = config.model_copy(update={"rollout": eager})
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         command = [sys.executable, str(JOB), "--config", str(_prepared(config, model, root))]
