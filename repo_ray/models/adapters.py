@@ -272,7 +272,7 @@ def adapter_digest(adapter: bytes | Adapter) -> str:
     for path in sorted(adapter.modules):
         for kind, tensor in zip((_A, _B), adapter.modules[path], strict=True):
             digest.update(f"{path}{kind}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 
 
