@@ -48,7 +48,8 @@ class Publisher:
         prove its live weights.
         """
         async with self._lock:
-            published = self.prepare(blob, version)
+            # Hashing 2 GB of a 32B model's adapter takes seconds in which pools must be heard.
+            published = await asyncio.to_thread(self.prepare, blob, version)
             reports: dict[str, PushReport] = await pool.broadcast(
                 "push", published.blob, published.version, published.digest
             )
