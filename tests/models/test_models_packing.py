@@ -106,10 +106,27 @@ def test_bad_trees_are_refused(tree):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
 def test_token_budget_batches_cover_every_row_once_within_the_budget(lengths, budget):
-    batches = list(token_budget_batches(lengths, budget))
+    batches = token_budget_batches(lengths, budget)
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(50, 120))
+def test_token_budget_batches_are_the_cheapest_of_all(lengths, budget):
+    def cost(batches):
+        return sum(len(b) * max(b) + budget / 8 for b in batches)
+
+    def ways(rows):
+        for size in range(1, len(rows) + 1):
+            if size * rows[size - 1] <= budget:
+                yield from (
+                    [rows[:size], *rest] for rest in (ways(rows[size:]) if rows[size:] else [[]])
+                )
+
+    found = [[lengths[i] for i in batch] for batch in token_budget_batches(lengths, budget)]
+    assert cost(found) == pytest.approx(min(cost(way) for way in ways(sorted(lengths))))
 
 
 def test_tree_length_counts_shared_text_once():
