@@ -1,4 +1,4 @@
-"""How the time of a step grows with what goes into it, from real steps, drawn on one page."""
+"""How the time of a step grows with what goes into it: real steps, and one page for every curve."""
 
 from __future__ import annotations
 
@@ -37,12 +37,30 @@ class Point:
 
 
 @dataclass(frozen=True)
+class SimulatedPoint:
+    """Steps of one shape, a point of `curve` (`growth_simulated.SHAPES`); medians.
+
+    `seconds` are a whole step's, `alone_s` what its delays take without a controller, and `cpu_ms` the
+    CPU time of the controller's process, all threads, per sample.
+    """
+
+    curve: str
+    engines: int
+    judges: int
+    samples: int
+    seconds: float
+    alone_s: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True)
 class Curve:
-    """One chart: lines of (x, y) by label."""
+    """One chart: lines of (x, y) by label. `log_x` gives doublings of x the same space."""
 
     title: str
     note: str
     lines: Mapping[str, Sequence[tuple[float, float]]]
+    log_x: bool = False
 
 
 def measure_point(
@@ -66,12 +84,12 @@ def measure_point(
 
 
 def curves(points: Sequence[Point], samples: int, max_new_tokens: int) -> list[Curve]:
-    """Over the samples at `max_new_tokens`, and over the tokens at `samples`."""
+    """Over the samples at `max_new_tokens`, and over the tokens at `samples`, where there are any."""
     by_samples = sorted(
         (p for p in points if p.max_new_tokens == max_new_tokens), key=lambda p: p.samples
     )
     by_tokens = sorted((p for p in points if p.samples == samples), key=lambda p: p.tokens)
-    return [
+    drawn = [
         Curve(
             "Samples per step",
             f"seconds of each phase; replies of up to {max_new_tokens} tokens",
@@ -83,6 +101,7 @@ def curves(points: Sequence[Point], samples: int, max_new_tokens: int) -> list[C
             _lines(by_tokens, [p.tokens for p in by_tokens]),
         ),
     ]
+    return [curve for curve in drawn if any(curve.lines.values())]
 
 
 def _lines(
@@ -95,9 +114,15 @@ def _lines(
 
 
 def write_page(
-    path: Path, machine: Mapping[str, str], points: Sequence[Point], drawn: Sequence[Curve]
+    path: Path,
+    machine: Mapping[str, str],
+    points: Sequence[Point],
+    drawn: Sequence[Curve],
+    simulated: Sequence[SimulatedPoint] = (),
+    simulated_drawn: Sequence[Curve] = (),
 ) -> None:
-    """One self-contained page: every curve, and the points in a table."""
+    """One self-contained page: the curves of real steps and of simulated ones, and their points in
+    tables."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(charts.__file__).parent]),
         autoescape=True,
@@ -105,16 +130,18 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    cards: list[dict[str, Any]] = [
-        {
-            **asdict(curve),
-            "svg": charts.line_chart(
-                [charts.Series(label, line) for label, line in curve.lines.items()], curve.title
-            ),
-        }
-        for curve in drawn
-    ]
     page = environment.get_template("growth.html.j2").render(
-        machine=machine, cards=cards, points=points, phases=PHASES
+        machine=machine,
+        cards=[_card(curve) for curve in drawn],
+        points=points,
+        phases=PHASES,
+        simulated_cards=[_card(curve) for curve in simulated_drawn],
+        simulated=simulated,
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _card(curve: Curve) -> dict[str, Any]:
+    series = [charts.Series(label, line) for label, line in curve.lines.items()]
+    svg = charts.line_chart(series, curve.title, sizes=True, log_x=curve.log_x)
+    return {**asdict(curve), "svg": svg}

@@ -65,6 +65,11 @@ class Delays:
         return rng.lognormvariate(math.log(mean_s) - sigma**2 / 2, sigma)
 
 
+def reply(sample_id: str, tokens: int) -> str:
+    """What a simulated engine answers: words, and which sample they are."""
+    return f"reply {sample_id} " + "word " * tokens
+
+
 #: When work began (`time.monotonic`, one clock for all processes of a machine), and its seconds.
 Span = tuple[float, float]
 
@@ -105,7 +110,7 @@ class SimulatedEngine:
             tuple(rng.random() - 1 for _ in range(n)),
             (version,) * n,
             "stop",
-            f"reply {sample_id} " + "word " * n,
+            reply(sample_id, n),
             self._name,
             took,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,18 +29,18 @@ from repo_ray.training.loop import Controller, Outcome
 from repo_ray.training.publication import Publisher
 from repo_ray.training.schedule import Schedule
 
-#: Calls that a scorer takes at once.
-SCORER_SLOTS = 64
 PROMPT_TOKENS, PROMPTS = 256, 4096
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How much there is of what. `judges` is the number of scorers of each source."""
+    """How much there is of what. `judges` is the number of scorers of each source, each of which
+    takes `scorer_slots` calls at once."""
 
     engines: int = 512
     slots: int = 20
     judges: int = 32
+    scorer_slots: int = 64
     tokens: int = 128
     batch: int = 5120
     staleness: int = 19
@@ -128,9 +128,14 @@ class Simulation:
 
 @asynccontextmanager
 async def running(
-    shape: Shape, steps: int | None = None
+    shape: Shape,
+    steps: int | None = None,
+    after_step: Callable[[int], Awaitable[Mapping[str, Any]]] | None = None,
 ) -> AsyncIterator[tuple[Simulation, asyncio.Task[Outcome], Path]]:
-    """A training that runs, and its folder, on an embedded cluster of its own. Ends it."""
+    """A training that runs, and its folder, on an embedded cluster of its own. Ends it.
+
+    `after_step` is the controller's.
+    """
     with tempfile.TemporaryDirectory() as folder, _cluster():
         root = Path(folder)
         config = configuration(shape, root, steps)
@@ -151,6 +156,7 @@ async def running(
             mailbox,
             lambda done, total, text: None,
             None,
+            after_step,
         )
         training = asyncio.ensure_future(controller.train())
         try:
@@ -184,7 +190,7 @@ def configuration(shape: Shape, folder: Path, steps: int | None) -> Config:
             "timeout_s": TIMEOUT_S,
         }
 
-    scorers = {"pool": pool(shape.judges, SCORER_SLOTS)}
+    scorers = {"pool": pool(shape.judges, shape.scorer_slots)}
     tree = {
         "run": {
             "name": "simulation",

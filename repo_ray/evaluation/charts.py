@@ -20,23 +20,35 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def line_chart(series: Sequence[Series], title: str, marks: Sequence[float] = ()) -> Markup:
+def line_chart(
+    series: Sequence[Series],
+    title: str,
+    marks: Sequence[float] = (),
+    *,
+    sizes: bool = False,
+    log_x: bool = False,
+) -> Markup:
     """The lines, faint where raw and strong as a running mean, with axes; `title` for readers.
 
     Colours come from CSS classes `c1`, `c2`, ... in the order of `series`. At every x of `marks`
-    that the lines reach stands a vertical line of class `mark`.
+    that the lines reach stands a vertical line of class `mark`. Of a few `sizes` rather than steps
+    every point is a dot, and y begins at 0. `log_x` (x > 0) has the same space between doublings
+    and a tick at every x.
     """
     clean = [[(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)] for s in series]
     xs = [x for points in clean for x, _ in points]
     ys = [y for points in clean for _, y in points]
     if not xs:
         return Markup('<p class="none">no data</p>')
-    y_ticks, x_ticks = ticks(min(ys), max(ys), 4), ticks(min(xs), max(xs), 5)
+    y_ticks = ticks(min(0.0, *ys) if sizes else min(ys), max(ys), 4)
+    x_ticks = sorted(set(xs)) if log_x else ticks(min(xs), max(xs), 5)
     y_low, y_high = min(*ys, *y_ticks), max(*ys, *y_ticks)
     x_low, x_high = min(xs), max(xs)
+    scale = math.log2 if log_x else float
 
     def at_x(x: float) -> float:
-        share = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        low, high = scale(x_low), scale(x_high)
+        share = (scale(x) - low) / (high - low) if high > low else 0.5
         return LEFT + share * (WIDTH - LEFT - RIGHT)
 
     def at_y(y: float) -> float:
@@ -63,11 +75,12 @@ def line_chart(series: Sequence[Series], title: str, marks: Sequence[float] = ()
         if x_low <= x <= x_high
     ]
     for number, points in enumerate(clean, start=1):
-        if len(points) == 1:
-            x, y = points[0]
-            parts.append(
+        if sizes or len(points) == 1:
+            parts += [
                 f'<circle class="c{number} dot" cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="3"/>'
-            )
+                for x, y in points
+            ]
+        if len(points) == 1:
             continue
         smooth = running_mean(points)
         for kind, line in (("raw", points), ("mean", smooth)):

@@ -95,6 +95,17 @@ def test_a_chart_survives_what_runs_produce() -> None:
     assert "<circle" in line_chart([Series("a", [(1.0, 5.0)])], "one step")
 
 
+def test_a_chart_of_sizes_has_dots_y_from_zero_and_equal_doublings() -> None:
+    points = [(8.0, 10.0), (32.0, 11.0), (128.0, 12.0)]
+    chart = line_chart([Series("a", points)], "sizes", sizes=True, log_x=True)
+    xs = [float(x) for x in re.findall(r'<circle[^>]* cx="([\d.]+)"', chart)]
+    assert len(xs) == 3
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1])
+    ticks_drawn = re.findall(r">(\d+)</text>", chart)
+    assert ticks_drawn[0] == "0"
+    assert ticks_drawn[-3:] == ["8", "32", "128"]
+
+
 # --- page ------------------------------------------------------------------------------
 
 
