@@ -23,10 +23,8 @@ from repo_ray.records import Experience, Prompt, Reward, Rollout
 PROMPT_TOKENS, VOCABULARY = 48, 1000
 
 
-def experiences(
-    lengths: Sequence[int], seed: int, prompt_tokens: int = PROMPT_TOKENS
-) -> list[Experience]:
-    """Replies of these lengths, of random tokens; a learner's cost does not depend on what they say."""
+def experiences(lengths: Sequence[int], seed: int) -> list[Experience]:
+    """Random tokens; a learner's cost does not depend on what they say."""
     rng = random.Random(seed)
     made = []
     for i, n in enumerate(lengths):
@@ -34,7 +32,7 @@ def experiences(
             sample_id=f"0-{i}-0",
             prompt_id=f"p{i}",
             attempt=0,
-            prompt_token_ids=tuple(rng.randrange(VOCABULARY) for _ in range(prompt_tokens)),
+            prompt_token_ids=tuple(rng.randrange(VOCABULARY) for _ in range(PROMPT_TOKENS)),
             token_ids=tuple(rng.randrange(VOCABULARY) for _ in range(n)),
             loss_mask=(True,) * n,
             logprobs=(-2.0,) * n,
@@ -70,12 +68,17 @@ def against_stock(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
 
 @contextmanager
 def uneven_lengths(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """32 samples of 8 to 256 tokens, 4 of them the prompt: length-balanced micro-batches within a
-    token budget, against one batch of all, padded to its longest."""
-    rng, prompt = random.Random(0), 4
-    batch = experiences([rng.randint(8, 256) - prompt for _ in range(32)], 1, prompt)
-    learner = config.learner.model_copy(update={"micro_batch_tokens": 32 * 256})
-    padded = config.model_copy(update={"learner": learner})
+    """32 samples of 8 to 256 new tokens: length-balanced micro-batches within a token budget,
+    against one batch of all, padded to its longest."""
+    rng = random.Random(0)
+    batch = experiences([rng.randint(8, 256) for _ in range(32)], 1)
+    padded = config.model_copy(
+        update={
+            "learner": config.learner.model_copy(
+                update={"micro_batch_tokens": 32 * (PROMPT_TOKENS + 256)}
+            )
+        }
+    )
     ours, whole = PPOLearner(config, model), PPOLearner(padded, model)
 
     def update(learner: PPOLearner) -> float:
