@@ -33,6 +33,7 @@ from repo_ray.models.adapters import Adapter, adapter_digest, merge_weight, pars
 from repo_ray.models.chat import encode_prompt
 from repo_ray.models.loading import load_base, load_tokenizer
 from repo_ray.models.logprobs import token_logprobs
+from repo_ray.models.packing import hidden_states
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.records import Experience, Prompt, Reward, Rollout
 from repo_ray.rollouts.engine import RolloutEngine, engine_environment
@@ -177,7 +178,7 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
     W0; `dithered` is `merge_weight` as it is. That also has its weights measured.
     """
     probes = read_replies(out, start)[PROMPTS * GROUP :]
-    exact_model = load_base(model, torch.float32, "eager")
+    exact_model = load_base(model, torch.float32, "eager", packed=True)
     base = {n: w.bfloat16() for n, w in _weights(exact_model).items()}
     live = _weights(exact_model)
     learner = PPOLearner(config, model)
@@ -215,9 +216,9 @@ def forward(config: Config, model: Path, out: Path, start: Start) -> None:
 def _logprobs(model: PreTrainedModel, samples: Sequence[Rollout]) -> list[float]:
     batch = SequenceBatch.of(samples, torch.device("cpu"))
     with torch.no_grad():
-        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        hidden = hidden_states(model.base_model, batch.packed)
         weight = cast(nn.Linear, model.get_output_embeddings()).weight
-        found, _ = token_logprobs(hidden.flatten(0, 1)[batch.states], weight, batch.targets, 1, 512)
+        found, _ = token_logprobs(hidden[batch.states], weight, batch.targets, 1, 512)
     return found.tolist()
 
 

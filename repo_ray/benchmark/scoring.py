@@ -48,7 +48,7 @@ class OneForward:
         ]
         self._network = network.get_decoder()
         self._head = tensors["head"].to(device)
-        self._batch = pack(trees, tokenizer.pad_token_id, network.dtype, device)
+        self._batch = pack(trees, device)
 
     def run(self) -> list[float]:
         with torch.inference_mode():

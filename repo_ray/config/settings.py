@@ -122,7 +122,7 @@ class ModelConfig(Settings):
         "bfloat16",
         description="Of the frozen base; half the memory of float32, and what recent models are published in. Adapter masters are always float32.",
     )
-    attention: Literal["eager", "sdpa", "flash_attention_2"] = Field(
+    attention: Literal["eager", "sdpa"] = Field(
         "sdpa",
         description="The default is in PyTorch itself, on every device; on CPU `eager` is twice as fast in training on short sequences (measured).",
     )

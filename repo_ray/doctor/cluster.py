@@ -178,7 +178,7 @@ def _network(config: Config, folder: Path) -> ActorCritic:
 
     dtype = getattr(torch, config.model.dtype)
     return ActorCritic(
-        load_base(folder, dtype, config.model.attention),
+        load_base(folder, dtype, config.model.attention, packed=True),
         config.lora,
         temperature=1.0,
         chunk=config.learner.logprob_chunk,

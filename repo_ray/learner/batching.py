@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from repo_ray.learner.engine import Rank
 from repo_ray.models.actor_critic import TokenSequence
-from repo_ray.models.packing import token_budget_batches
+from repo_ray.models.packing import SHARED, budget_batches, in_common
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,19 @@ def micro_batches(
 ) -> Iterator[list[int]]:
     """This rank's share of the `chosen` samples, as their numbers, by token budget.
 
-    Collectives run inside forward and backward, so every rank gets the same number of
-    micro-batches: neighbours in order of length are dealt out one to each rank, and a rank
-    that goes without in the last deal works on the filler (the last of `samples`).
+    Samples that begin alike go together, and what they have in common counts once. Collectives
+    run inside forward and backward, so every rank gets the same number of micro-batches: a rank
+    that goes without works on the filler (the last of `samples`).
     """
-    world, mine = rank.world_size, rank.rank
-    order = sorted(chosen, key=lambda i: length(samples[i]))
-    deals = [order[at : at + world] for at in range(0, len(order), world)]
-    lengths = [length(samples[deal[-1]]) for deal in deals]
-    for group in token_budget_batches(lengths, budget):
-        yield [deals[g][mine] if mine < len(deals[g]) else len(samples) - 1 for g in group]
+    sequences = {i: (*samples[i].prompt_token_ids, *samples[i].token_ids) for i in chosen}
+    order = sorted(chosen, key=lambda i: (sequences[i], i))
+    shared = [0, *(in_common(sequences[a], sequences[b]) for a, b in pairwise(order))]
+    shared = [count if count >= SHARED else 0 for count in shared]
+    new = [len(sequences[i]) - count for i, count in zip(order, shared, strict=True)]
+    batches = budget_batches(new, budget, shared, rank.world_size)
+    per_rank = -(-len(batches) // rank.world_size)
+    for n in range(rank.rank * per_rank, (rank.rank + 1) * per_rank):
+        yield [order[i] for i in batches[n]] if n < len(batches) else [len(samples) - 1]
 
 
 def share(columns: Sequence[Tensor], rank: Rank, device: torch.device) -> None:

@@ -17,11 +17,11 @@ from repo_ray.data.examples import Preference
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, evaluate, fit
 from repo_ray.learner.preparation import adapted, write_policy
-from repo_ray.learner.reply_logprobs import ReplyLogprobs
-from repo_ray.models.actor_critic import POLICY
+from repo_ray.learner.reply_logprobs import Reply, ReplyLogprobs
+from repo_ray.models.actor_critic import POLICY, SequenceBatch
 from repo_ray.models.adapters import adapter_parameters
 from repo_ray.models.chat import encode_prompt, encode_reply
-from repo_ray.models.packing import Segment, Tree, pack, token_budget_batches, tree_length
+from repo_ray.models.packing import budget_batches
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Pair:
     """A prompt with its chosen and its rejected reply, and both replies' log-probabilities [2]
     under the reference."""
 
-    tree: Tree
+    replies: tuple[Reply, Reply]
     reference: Float[Tensor, 2]
 
 
@@ -73,31 +73,33 @@ def train_dpo(
     tokenizer, model = adapted(config, model_folder, POLICY, stage, whole=True, start=start)
     network = ReplyLogprobs(model, config.learner.logprob_chunk)
 
-    def tree(row: Preference) -> Tree:
+    def replies(row: Preference) -> tuple[Reply, Reply]:
         prompt = encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking)
-        replies = [encode_reply(tokenizer, text) for text in (row.chosen, row.rejected)]
-        return [Segment(prompt), *(Segment(reply, parent=0) for reply in replies)]
+        chosen, rejected = (encode_reply(tokenizer, text) for text in (row.chosen, row.rejected))
+        return Reply(prompt, chosen), Reply(prompt, rejected)
 
-    def logprobs(forward: Callable[..., Tensor], trees: Sequence[Tree]) -> Float[Tensor, "N 2"]:
-        batch = pack(trees, tokenizer.pad_token_id, model.dtype, model.device)
-        states, targets, replies = _reply_tokens(trees, batch.input_ids.shape[1], model.device)
-        found = forward(batch.input_ids, batch.mask, states, targets, batch.position_ids)
-        sums = torch.zeros(2 * len(trees), device=found.device)
-        return sums.index_add(0, replies, found).view(-1, 2)
+    def logprobs(
+        forward: Callable[..., Tensor], pairs: Sequence[tuple[Reply, Reply]]
+    ) -> Float[Tensor, "N 2"]:
+        both = [reply for pair in pairs for reply in pair]
+        found = forward(SequenceBatch.of(both, model.device)).split(
+            [len(r.token_ids) for r in both]
+        )
+        return torch.stack([each.sum() for each in found]).view(-1, 2)
 
     def with_reference(rows: Sequence[Preference]) -> list[_Pair]:
-        trees = [tree(row) for row in rows]
-        reference = torch.empty(len(trees), 2)
-        lengths = [tree_length(t) for t in trees]
+        pairs = [replies(row) for row in rows]
+        reference = torch.empty(len(pairs), 2)
+        lengths = [_tokens(pair) for pair in pairs]
         with torch.inference_mode():
-            for batch in token_budget_batches(lengths, config.learner.micro_batch_tokens):
-                reference[batch] = logprobs(network, [trees[i] for i in batch]).cpu()
-        return [_Pair(t, r) for t, r in zip(trees, reference, strict=True)]
+            for batch in budget_batches(lengths, config.learner.micro_batch_tokens):
+                reference[list(batch)] = logprobs(network, [pairs[i] for i in batch]).cpu()
+        return [_Pair(p, r) for p, r in zip(pairs, reference, strict=True)]
 
     def loss(
         forward: Callable[..., Tensor], items: Sequence[_Pair]
     ) -> tuple[Tensor, dict[str, float]]:
-        chosen, rejected = logprobs(forward, [item.tree for item in items]).unbind(1)
+        chosen, rejected = logprobs(forward, [item.replies for item in items]).unbind(1)
         reference = torch.stack([item.reference for item in items]).to(chosen.device)
         was_chosen, was_rejected = reference.unbind(1)
         result = dpo_loss(chosen, rejected, was_chosen, was_rejected, stage.beta)
@@ -116,7 +118,7 @@ def train_dpo(
         network,
         [p for p in adapter_parameters(model, POLICY) if p.requires_grad],
         rows=lambda _: 1,
-        length=lambda item: tree_length(item.tree),
+        length=lambda item: _tokens(item.replies),
         units=lambda _: 1,
         loss=loss,
     )
@@ -128,29 +130,13 @@ def train_dpo(
         steps=fitted.steps,
         seconds=prepared + fitted.seconds,
         tokens=fitted.tokens,
-        reference_tokens=sum(tree_length(item.tree) for item in [*items, *held]),
+        reference_tokens=sum(_tokens(item.replies) for item in [*items, *held]),
         train=fitted.metrics,
         heldout=evaluate(objective, held, config) if held else None,
     )
 
 
-def _reply_tokens(
-    trees: Sequence[Tree], width: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every reply token in trees that are packed into rows of `width`: the flat position of
-    the state before it, the token, and the number of its reply (two to a tree)."""
-    states: list[int] = []
-    targets: list[int] = []
-    replies: list[int] = []
-    for row, (prompt, *both) in enumerate(trees):
-        end = row * width + len(prompt.tokens)
-        at = end
-        for index, reply in enumerate(both):
-            size = len(reply.tokens)
-            # The first token follows the prompt; the chosen reply may lie in between.
-            states += [end - 1, *range(at, at + size - 1)]
-            targets += reply.tokens
-            replies += [2 * row + index] * size
-            at += size
-    made = torch.tensor([states, targets, replies], device=device)
-    return made[0], made[1], made[2]
+def _tokens(pair: tuple[Reply, Reply]) -> int:
+    """The prompt's once."""
+    chosen, rejected = pair
+    return len(chosen.prompt_token_ids) + len(chosen.token_ids) + len(rejected.token_ids)

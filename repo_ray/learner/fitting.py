@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from repo_ray.config.settings import Config
 from repo_ray.config.supervised import SupervisedConfig
 from repo_ray.learner.engine import Engine, EngineSettings, ParameterGroup, build_engine
-from repo_ray.models.packing import token_budget_batches
+from repo_ray.models.packing import budget_batches
 
 #: (steps done, steps in all, metrics of the step: `loss`, `lr`, `grad_norm`, the objective's own)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -156,7 +156,7 @@ def _micro_batches(
     objective: Objective[Item], items: Sequence[Item], budget: int
 ) -> Iterator[list[Item]]:
     lengths = [objective.length(item) for item in items]
-    for rows in token_budget_batches(lengths, budget):
+    for rows in budget_batches(lengths, budget):
         yield [items[row] for row in rows]
 
 

@@ -21,7 +21,7 @@ from repo_ray.data.examples import Verdict
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
 from repo_ray.learner.preparation import adapted, base_of
-from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
+from repo_ray.models.packing import Tree, budget_batches, pack, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards.judge import local
 from repo_ray.rewards.judge.injections import made_up
@@ -86,7 +86,7 @@ def train_judge(
     ) -> tuple[Float[Tensor, "N C"], Float[Tensor, S]]:
         """Of every criterion at the ends of the replies, and of `ADDRESSED` at the sentences."""
         trees = [item.tree for item in items]
-        found = forward(pack(trees, tokenizer.pad_token_id, model.dtype, model.device))
+        found = forward(pack(trees, model.device))
         ends = torch.tensor([end for tree in trees for end in reply_ends(tree)])
         return found[ends, :-1], found[~ends, -1]
 
@@ -129,7 +129,7 @@ def train_judge(
     starts = [0, *itertools.accumulate(len(item.labels) for item in held)]
     budget = config.learner.micro_batch_tokens
     with torch.inference_mode():
-        for indices in token_budget_batches([tree_length(item.tree) for item in held], budget):
+        for indices in budget_batches([tree_length(item.tree) for item in held], budget):
             places = [p for i in indices for p in range(starts[i], starts[i + 1])]
             found[places] = logits(network, [held[i] for i in indices])[0].cpu()
     card = local.JudgeCard(

@@ -43,7 +43,7 @@ from repo_ray.models.actor_critic import (
 )
 from repo_ray.models.adapters import adapter_parameters, export_adapter, import_adapter
 from repo_ray.models.loading import load_base
-from repo_ray.models.packing import token_budget_batches
+from repo_ray.models.packing import budget_batches
 from repo_ray.records import Experience
 
 
@@ -86,7 +86,9 @@ class PPOLearner:
         if not torch.cuda.is_available():
             torch.set_num_threads(config.learner.threads)
         torch.manual_seed(config.run.seed)
-        base = load_base(model_folder, getattr(torch, config.model.dtype), config.model.attention)
+        base = load_base(
+            model_folder, getattr(torch, config.model.dtype), config.model.attention, packed=True
+        )
         learner = config.learner
         self._network = ActorCritic(
             base,
@@ -335,13 +337,12 @@ class PPOLearner:
         compiled for it: that takes longer than the few samples of a probe.
         """
         head = self._network.logprob_head
-        order = range(len(samples))
         budget = self._config.learner.micro_batch_tokens
-        result: list[list[float]] = [[] for _ in order]
+        result: list[list[float]] = [[] for _ in samples]
         head.temperature = 1.0
         try:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                for rows in token_budget_batches([length(s) for s in samples], budget):
+                for rows in budget_batches([length(s) for s in samples], budget):
                     part = SequenceBatch.of([samples[r] for r in rows], self._engine.device)
                     flat, _ = self._engine.module(part, role)
                     sizes = [len(samples[r].token_ids) for r in rows]

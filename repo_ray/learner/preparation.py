@@ -37,9 +37,8 @@ def adapted(
     """
     torch.manual_seed(config.run.seed)
     torch.set_num_threads(config.learner.threads)
-    # Packed sequences need a mask per token pair, which flash attention does not take.
-    attention = "eager" if config.model.attention == "eager" else "sdpa"
-    base = load_base(folder, getattr(torch, config.model.dtype), attention)
+    dtype = getattr(torch, config.model.dtype)
+    base = load_base(folder, dtype, config.model.attention, packed=True)
     if torch.cuda.is_available():
         nn.Module.to(base, torch.device("cuda"))
     model = add_adapters(base, [name], config.lora, None if whole else stage.top_layers)

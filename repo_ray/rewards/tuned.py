@@ -108,7 +108,7 @@ def load_merged(
     path = model_folder or resolve_model(base.path)
     if fingerprint(path) != base.fingerprint:
         raise CheckpointError(f"{folder}: trained on another base model than {path} now holds")
-    model = load_base(path, getattr(torch, base.dtype), "sdpa")
+    model = load_base(path, getattr(torch, base.dtype), "sdpa", packed=True)
     for key, a in tensors.items():
         if not key.endswith(_A):
             continue

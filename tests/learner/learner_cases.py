@@ -10,10 +10,17 @@ VOCAB = 61
 SAMPLES = 6
 
 
-def settings(dtype="float32", algorithm=None, temperature=0.8, batch_size=SAMPLES, **learner):
+def settings(
+    dtype="float32",
+    attention="eager",
+    algorithm=None,
+    temperature=0.8,
+    batch_size=SAMPLES,
+    **learner,
+):
     return Config(
         run=RunConfig(batch_size=batch_size, seed=3),
-        model=ModelConfig(dtype=dtype, attention="eager", max_prompt_tokens=32),
+        model=ModelConfig(dtype=dtype, attention=attention, max_prompt_tokens=32),
         lora=LoraShape(rank=4, alpha=8),
         sampling=SamplingConfig(max_new_tokens=16, temperature=temperature),
         algorithm=AlgorithmConfig(**(algorithm or {})),

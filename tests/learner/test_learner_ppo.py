@@ -3,6 +3,7 @@ import multiprocessing as mp
 import socket
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from transformers import LlamaForCausalLM
 from repo_ray.learner.checkpoint import CheckpointError
 from repo_ray.learner.engine import Rank
 from repo_ray.learner.ppo_learner import PPOLearner
+from repo_ray.models import packing
 from repo_ray.models.actor_critic import SequenceBatch
 from repo_ray.models.adapters import adapter_digest, adapter_parameters, parse_adapter
+from repo_ray.records import Prompt
 
 
 def recompute(experiences, samples, algorithm):
@@ -129,6 +132,28 @@ def test_micro_batches_do_not_change_the_update(folder, algorithm):
     assert_close(small, large, atol=2e-4, rtol=1e-3)
     for name in ("policy_loss", "value_loss", "entropy", "ess", "grad_norm_policy", "approx_kl"):
         assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_prompts_that_are_shared_change_nothing(folder, attention):
+    """The update from replies to one prompt is that from each reply on its own."""
+    prompt = tuple(range(1, 41))
+    samples = [
+        replace(e, rollout=replace(e.rollout, prompt_token_ids=prompt), prompt=Prompt("p", ()))
+        for e in batch()
+    ]
+    updates = []
+    for shared in (16, 10_000):  # with this many tokens in common, and never
+        with patch.object(packing, "SHARED", shared):
+            learner = PPOLearner(
+                settings(attention=attention, algorithm={"entropy_coef": 0.1}), folder
+            )
+            metrics = learner.update(samples).metrics
+        updates.append((metrics, snapshot(learner)))
+    (together, one), (apart, other) = updates
+    for name in ("policy_loss", "value_loss", "entropy", "grad_norm_policy", "grad_norm_value"):
+        assert together[name] == pytest.approx(apart[name], rel=1e-3, abs=1e-6)
+    assert_close(one, other, atol=2e-4, rtol=1e-3)
 
 
 def test_values_learn_from_the_values_before_the_step(folder):

@@ -1,23 +1,35 @@
 """A packed segment must be what it is alone: hidden states and gradients."""
 
+from copy import deepcopy
+from typing import NamedTuple
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from repo_ray.models import attention, packing
+from repo_ray.models.attention import PACKED
 from repo_ray.models.packing import (
     Segment,
     branches,
+    budget_batches,
     pack,
+    prefix_tree,
     read_hidden,
-    token_budget_batches,
     tree_length,
 )
 
 
+class Models(NamedTuple):
+    whole: LlamaForCausalLM
+    packed: LlamaForCausalLM
+
+
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
-def model(request):
+def models(request):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64,
@@ -27,9 +39,12 @@ def model(request):
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,
-        attn_implementation=request.param,
     )
-    return LlamaForCausalLM(config)
+    # Two with the same weights: one for whole rows, one for packed ones.
+    whole = LlamaForCausalLM._from_config(deepcopy(config), attn_implementation="eager")
+    packed = LlamaForCausalLM._from_config(config, attn_implementation=PACKED[request.param])
+    packed.load_state_dict(whole.state_dict())
+    return Models(whole, packed)
 
 
 TREES = [
@@ -52,13 +67,13 @@ def alone(tree, index):
     return tokens
 
 
-def unpacked(model, trees):
+def unpacked(models, trees):
     rows = []
     for tree in trees:
         for index, segment in enumerate(tree):
             if segment.read:
                 ids = torch.tensor([alone(tree, index)])
-                rows.append(model.model(input_ids=ids).last_hidden_state[0, -1])
+                rows.append(models.whole.model(input_ids=ids).last_hidden_state[0, -1])
     return torch.stack(rows)
 
 
@@ -68,31 +83,38 @@ def grads(model, hidden):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def test_hidden_states_and_gradients_equal_separate_forwards(model):
-    batch = pack(TREES, 0, torch.float32, torch.device("cpu"))
-    packed, separate = read_hidden(model.model, batch), unpacked(model, TREES)
+def test_hidden_states_and_gradients_equal_separate_forwards(models):
+    batch = pack(TREES, torch.device("cpu"))
+    packed, separate = read_hidden(models.packed.model, batch), unpacked(models, TREES)
     assert packed.shape == (6, 32)
     torch.testing.assert_close(packed, separate, rtol=1e-5, atol=1e-5)
-    left, right = grads(model, packed), grads(model, separate)
+    left, right = grads(models.packed, packed), grads(models.whole, separate)
     assert left.keys() == right.keys()
     for name in left:
         torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
-def test_branch_does_not_see_its_sibling(model):
+def test_branch_does_not_see_its_sibling(models):
     def first(sibling):
-        batch = pack([branches([1, 2], [[3], sibling])], 0, torch.float32, torch.device("cpu"))
-        return read_hidden(model.model, batch)[0]
+        batch = pack([branches([1, 2], [[3], sibling])], torch.device("cpu"))
+        return read_hidden(models.packed.model, batch)[0]
 
     torch.testing.assert_close(first([4, 5]), first([6, 7]), rtol=0, atol=0)
 
 
-def test_padding_is_finite(model):
-    batch = pack([branches([1], [[2]]), TREES[0]], 0, torch.float32, torch.device("cpu"))
-    hidden = model.model(
-        input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask
-    ).last_hidden_state
-    assert hidden.isfinite().all()
+def test_a_model_whose_attention_is_of_another_kind_is_refused():
+    config = MistralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=4,
+    )
+    model = MistralForCausalLM._from_config(config, attn_implementation=PACKED["eager"])
+    with pytest.raises(ValueError, match="MistralAttention attends with sliding_window"):
+        read_hidden(model.model, pack(TREES, torch.device("cpu")))
 
 
 @pytest.mark.parametrize(
@@ -100,33 +122,92 @@ def test_padding_is_finite(model):
 )
 def test_bad_trees_are_refused(tree):
     with pytest.raises(ValueError, match="segment 0"):
-        pack([tree], 0, torch.float32, torch.device("cpu"))
+        pack([tree], torch.device("cpu"))
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 120))
-def test_token_budget_batches_cover_every_row_once_within_the_budget(lengths, budget):
-    batches = token_budget_batches(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+TOKENS = st.lists(st.integers(0, 2), max_size=12).map(tuple)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(50, 120))
-def test_token_budget_batches_are_the_cheapest_of_all(lengths, budget):
-    def cost(batches):
-        return sum(len(b) * max(b) + budget / 8 for b in batches)
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TOKENS, min_size=1, max_size=8), st.integers(1, 4))
+def test_a_prefix_tree_holds_every_sequence(sequences, shared):
+    with patch.object(packing, "SHARED", shared):
+        tree, paths = prefix_tree(sequences)
+    for sequence, path in zip(sequences, paths, strict=True):
+        parts = [tree[i] for i in path]
+        assert sum((tuple(p.tokens) for p in parts), ()) == sequence
+        assert [p.parent for p in parts] == [-1, *path][:-1] or not path
+    if shared == 1:  # then each beginning is there once
+        beginnings = {s[:n] for s in sequences for n in range(1, len(s) + 1)}
+        assert tree_length(tree) == len(beginnings)
 
-    def ways(rows):
-        for size in range(1, len(rows) + 1):
-            if size * rows[size - 1] <= budget:
-                yield from (
-                    [rows[:size], *rest] for rest in (ways(rows[size:]) if rows[size:] else [[]])
+
+def test_a_short_common_beginning_is_not_worth_a_segment():
+    tree, paths = prefix_tree([(1,) * 15 + (2,), (1,) * 15 + (3,)])
+    assert ([len(s.tokens) for s in tree], sorted(paths)) == ([16, 16], [[0], [1]])
+    tree, paths = prefix_tree([(1,) * 16 + (2,), (1,) * 16 + (3,)])
+    assert [len(s.tokens) for s in tree] == [16, 1, 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), max_size=8), st.integers(1, 90))
+def test_attention_in_blocks_is_what_every_token_has_alone(shapes, seed):
+    segments, at = [], 0
+    for size, before in shapes:
+        segments.append(attention.Segment(range(at, at + size), range(min(before, at))))
+        at += size
+    if not segments:
+        return
+    torch.manual_seed(seed)
+    q, k, v = torch.randn(at, 4 * 8), torch.randn(at, 2 * 8), torch.randn(at, 2 * 8)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    blocks = attention.Blocks.of(segments, torch.device("cpu"))
+    ours = attention._PackedAttention.apply(*inputs, 8, 0.3, attention._eager, blocks)
+    weight = torch.randn(ours.shape)
+    ours_gradients = torch.autograd.grad((ours * weight).sum(), inputs)
+    loop = torch.zeros_like(ours)
+    for segment in segments:
+        for place in segment.own:
+            seen = [*segment.before, *range(segment.own.start, place + 1)]
+            for head in range(4):
+                part, shared = (
+                    slice(head * 8, head * 8 + 8),
+                    slice(head // 2 * 8, head // 2 * 8 + 8),
                 )
+                weights = (k[seen, shared] @ q[place, part] * 0.3).softmax(0)
+                loop = loop.index_put(
+                    (torch.tensor(place), torch.arange(32)[part]), weights @ v[seen, shared]
+                )
+    torch.testing.assert_close(ours, loop, rtol=1e-4, atol=1e-5)
+    for a, b in zip(
+        ours_gradients, torch.autograd.grad((loop * weight).sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
-    found = [[lengths[i] for i in batch] for batch in token_budget_batches(lengths, budget)]
-    assert cost(found) == pytest.approx(min(cost(way) for way in ways(sorted(lengths))))
+
+ITEMS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20)), max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ITEMS, st.integers(1, 120), st.integers(1, 3))
+def test_budget_batches_cover_every_item_once_within_the_budget(items, budget, multiple):
+    tokens, again = [n for n, _ in items], [n for _, n in items]
+    batches = budget_batches(tokens, budget, again, multiple)
+    assert [i for batch in batches for i in batch] == list(range(len(items)))
+
+    def cost(batch):
+        return again[batch[0]] * (batch[0] > 0) + sum(tokens[i] for i in batch)
+
+    assert all(len(batch) == 1 or cost(batch) <= budget for batch in batches)
+    if multiple == 1 and not any(again):
+        one_less = len(batches) - 1
+        assert one_less * budget < sum(tokens) or max(tokens) > budget / 2
+
+
+def test_budget_batches_are_about_equal():
+    assert budget_batches([10] * 9, 60) == [range(0, 5), range(5, 9)]
+    assert budget_batches([10] * 9, 1000, multiple=3) == [range(0, 3), range(3, 6), range(6, 9)]
+    assert budget_batches([], 10) == []
 
 
 def test_tree_length_counts_shared_text_once():

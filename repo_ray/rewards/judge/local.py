@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from repo_ray.config.settings import Config
 from repo_ray.models.packing import (
     Tree,
+    budget_batches,
     pack,
     read_hidden,
-    token_budget_batches,
     tree_length,
 )
 from repo_ray.records import Prompt, Score
@@ -174,9 +174,9 @@ class LocalJudge:
         likelihood that it talks to the judge."""
         found: list[tuple[list[float], list[float]]] = [([], [])] * len(trees)
         lengths = [tree_length(tree) for tree in trees]
-        for indices in token_budget_batches(lengths, self._budget):
+        for indices in budget_batches(lengths, self._budget):
             chosen = [trees[i] for i in indices]
-            packed = pack(chosen, self._tokenizer.pad_token_id, self._model.dtype, self._device)
+            packed = pack(chosen, self._device)
             with torch.inference_mode():
                 hidden = read_hidden(self._model.get_decoder(), packed)
                 values = torch.sigmoid(hidden.float() @ self._directions.T + self._offsets)
