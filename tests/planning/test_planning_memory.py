@@ -5,7 +5,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
 from repo_ray.config import Config
 from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
+from repo_ray.models import attention as packed_attention
+from repo_ray.models import packing
 from repo_ray.models.adapters import add_adapters, computing
+from repo_ray.models.attention import PACKED
+from repo_ray.models.packing import Segment, hidden_states
 from repo_ray.planning import memory
 from repo_ray.planning.architecture import KNOWN, from_config
 
@@ -25,10 +29,11 @@ def saved_bytes(kind, layers, tokens, attention):
     model = AutoModelForCausalLM.from_config(
         kind(**SIZES, num_hidden_layers=layers),
         dtype=torch.bfloat16,
-        attn_implementation=attention,
+        attn_implementation=PACKED[attention],
     ).requires_grad_(False)
     model = add_adapters(model, ["policy"], LoraShape(rank=RANK, alpha=RANK))
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    batch = packing.pack([[Segment([1] * tokens)]], torch.device("cpu"))
     saved, alive = {}, []
 
     def pack(tensor):
@@ -39,9 +44,7 @@ def saved_bytes(kind, layers, tokens, attention):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), computing(model, "policy"):
-        model.get_base_model().model(
-            input_ids=torch.ones(1, tokens, dtype=torch.long), use_cache=False
-        )
+        hidden_states(model.get_base_model().model, batch)
     return sum(saved.values())
 
 
@@ -52,8 +55,12 @@ def test_activation_estimate_matches_what_autograd_saves(kind, attention):
     config = kind(**SIZES, num_hidden_layers=1)
     one_layer = saved_bytes(kind, 3, tokens, attention) - saved_bytes(kind, 2, tokens, attention)
     architecture = from_config(config.to_dict(), "test")
-    estimate = tokens * memory.saved_per_token(architecture, RANK, 2, attention, tokens)
+    estimate = tokens * memory.saved_per_token(architecture, RANK, 2)
     assert estimate == pytest.approx(one_layer, rel=0.06)
+
+
+def test_a_block_of_attention_is_as_large_as_it_is_planned():
+    assert memory.BLOCK_SCORES == packed_attention.BLOCK_SCORES
 
 
 def config(**sections) -> Config:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from repo_ray.config.load import validate
 from repo_ray.config.settings import LoraShape
-from repo_ray.models.adapters import add_adapters
+from repo_ray.models.adapters import add_adapters, export_adapter, import_adapter
 from repo_ray.models.chat import encode_prompt, encode_reply
 from repo_ray.models.loading import fingerprint, load_base, load_tokenizer
 from repo_ray.models.packing import pack
@@ -54,7 +54,7 @@ def config(tiny_model):
 @pytest.fixture(scope="module")
 def network(tiny_model):
     torch.manual_seed(1)
-    base = load_base(tiny_model, torch.float32, "sdpa")
+    base = load_base(tiny_model, torch.float32, "sdpa", packed=True)
     network = RewardModel(add_adapters(base, ["reward"], LoraShape(rank=4, alpha=8)))
     with torch.no_grad():
         for parameter in network.trainable():
@@ -85,19 +85,24 @@ def checkpoint(tmp_path, tiny_model, network):
     return tmp_path
 
 
-def unpacked_raw(network, tokenizer, reply):
+def unpacked_raw(tiny_model, network, tokenizer, reply):
     """The raw reward from a plain forward pass of prompt and reply."""
     ids = encode_prompt(tokenizer, PROMPT.messages, thinking=False) + encode_reply(tokenizer, reply)
+    whole = load_base(tiny_model, torch.float32, "sdpa")
+    decoder = add_adapters(whole, ["reward"], LoraShape(rank=4, alpha=8))
+    import_adapter(decoder, "reward", export_adapter(network.model, "reward"))
     with torch.no_grad():
-        hidden = network.decoder()(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        return float(hidden @ network.head)
+        hidden = decoder.get_base_model().model(input_ids=torch.tensor([ids])).last_hidden_state
+        return float(hidden[0, -1] @ network.head)
 
 
-def test_scorer_gives_the_networks_reward_centred_and_scaled(checkpoint, config, network):
+def test_scorer_gives_the_networks_reward_centred_and_scaled(
+    checkpoint, config, tiny_model, network
+):
     tokenizer = load_tokenizer(checkpoint_base(checkpoint))
     scores = RewardModelScorer(checkpoint, config, 1).score([(PROMPT, r) for r in REPLIES])
     for score, reply in zip(scores, REPLIES, strict=True):
-        raw = unpacked_raw(network, tokenizer, reply)
+        raw = unpacked_raw(tiny_model, network, tokenizer, reply)
         assert score.source == "reward_model"
         assert score.detail["raw"].points == pytest.approx(raw, abs=1e-4)
         assert score.value == pytest.approx((raw - 0.5) / 2, abs=1e-4)
@@ -110,8 +115,8 @@ def checkpoint_base(folder):
 def test_packed_pair_has_the_rewards_of_separate_replies(tiny_model, network):
     tokenizer = load_tokenizer(tiny_model)
     tree = pair_tree(tokenizer, PROMPT.messages, REPLIES, thinking=False)
-    packed = network(pack([tree], 0, torch.float32, torch.device("cpu")))
-    alone = [unpacked_raw(network, tokenizer, reply) for reply in REPLIES]
+    packed = network(pack([tree], torch.device("cpu")))
+    alone = [unpacked_raw(tiny_model, network, tokenizer, reply) for reply in REPLIES]
     assert packed.tolist() == pytest.approx(alone, abs=1e-4)
 
 
