@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -68,24 +69,30 @@ def against_stock(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
 
 @contextmanager
 def uneven_lengths(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """32 samples of 8 to 256 new tokens: length-balanced micro-batches within a token budget,
-    against one batch of all, padded to its longest."""
+    """32 samples of 8 to 256 new tokens within the token budget, against one batch of all, each
+    padded to the longest. Padding stands before the prompt and is like it, so that both sides run
+    the same code; the vocabulary never sees it on either."""
     rng = random.Random(0)
     batch = experiences([rng.randint(8, 256) for _ in range(32)], 1)
-    padded = config.model_copy(
-        update={
-            "learner": config.learner.model_copy(
-                update={"micro_batch_tokens": 32 * (PROMPT_TOKENS + 256)}
-            )
-        }
+    longest = max(len(e.rollout.token_ids) for e in batch)
+    padded = [_with_prompt_of(e, PROMPT_TOKENS + longest - len(e.rollout.token_ids)) for e in batch]
+    room = config.learner.model_copy(update={"micro_batch_tokens": tokens(padded)})
+    ours, whole = (
+        PPOLearner(config, model),
+        PPOLearner(config.model_copy(update={"learner": room}), model),
     )
-    ours, whole = PPOLearner(config, model), PPOLearner(padded, model)
 
-    def update(learner: PPOLearner) -> float:
-        assert not learner.update(batch).skipped
+    def update(learner: PPOLearner, samples: Sequence[Experience]) -> float:
+        assert not learner.update(samples).skipped
         return tokens(batch)
 
-    yield lambda: update(ours), lambda: update(whole)
+    yield lambda: update(ours, batch), lambda: update(whole, padded)
+
+
+def _with_prompt_of(e: Experience, count: int) -> Experience:
+    rng = random.Random(e.rollout.sample_id)  # padding that is the same would be computed once
+    prompt = tuple(rng.randrange(VOCABULARY) for _ in range(count))
+    return replace(e, rollout=replace(e.rollout, prompt_token_ids=prompt))
 
 
 @contextmanager
