@@ -57,15 +57,17 @@ def update_flops(config: Config, architecture: Architecture, load: Load, samples
 
     The base is frozen: its backward pass is as large as its forward pass, for gradients of
     activations alone; attention's is twice as large, and so is LoRA's. Only reply tokens meet the
-    vocabulary: forward, and once more for the gradient that `models.logprobs` keeps.
+    vocabulary: forward, and once more for the gradient that `models.logprobs` keeps. Replies of
+    a group share their prompt; what other prompts have in common is not known here.
     """
     algorithm = config.algorithm
     adapter = architecture.lora_parameters(config.lora.rank, config.lora.target_modules)
     linear = 2 * linear_parameters(architecture)
     forward = forward_flops(architecture, load.length, config.model.attention)
     attention = forward - linear
-    alone = load.length * (forward + 2 * adapter)
-    trained = load.length * (2 * linear + 3 * attention + 6 * adapter)
+    tokens = computed_tokens(config, load)
+    alone = tokens * (forward + 2 * adapter)
+    trained = tokens * (2 * linear + 3 * attention + 6 * adapter)
     products = 3 if algorithm.entropy_coef else 2
     head = load.reply * 2 * architecture.vocab * architecture.hidden
     policy = trained + products * head
@@ -80,6 +82,12 @@ def update_flops(config: Config, architecture: Architecture, load: Load, samples
     return samples * per_sample
 
 
+def computed_tokens(config: Config, load: Load) -> float:
+    """Tokens of a sample that the learner computes: of a group's prompt, its share."""
+    grouped = config.algorithm.advantage == "group"
+    return load.reply + load.prompt / (config.algorithm.group_size if grouped else 1)
+
+
 def rank_samples(config: Config) -> int:
     """Samples per update of the rank that has the most."""
     return ceil(config.run.batch_size / config.learner.world_size)
@@ -92,7 +100,7 @@ def gathers(config: Config, load: Load) -> int:
     """
     algorithm = config.algorithm
     per_optimizer_step = config.run.batch_size // algorithm.minibatches
-    rows = max(1, int(config.learner.micro_batch_tokens // load.length))
+    rows = max(1, int(config.learner.micro_batch_tokens // computed_tokens(config, load)))
     micro = ceil(ceil(per_optimizer_step / config.learner.world_size) / rows)
     networks = 1 if algorithm.advantage == "group" else 2
     trained = algorithm.ppo_epochs * algorithm.minibatches * micro * 2 * networks

@@ -82,7 +82,8 @@ def test_update_by_hand():
     halves = setting({"algorithm": {"minibatches": 2}})
     assert update_flops(halves.config, SMALL, LOAD, 4) == 4 * (per_sample + 10 * (736 + 256))
     group = setting({"algorithm": {"advantage": "group", "group_size": 2}})
-    assert update_flops(group.config, SMALL, LOAD, 4) == 4 * (10 * 2400 + 640)
+    # Two replies share the six tokens of their prompt.
+    assert update_flops(group.config, SMALL, LOAD, 4) == 4 * (7 * 2400 + 640)
 
 
 def test_plain_attention_computes_what_the_mask_throws_away():
