@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -34,13 +34,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Block:
-    """Segments padded to one size: places of queries [B * T] and keys [B * S] in the row, where
-    padding repeats some place, and which keys are hidden from a query: in a `causal` block,
-    those after it."""
+    """B segments padded to one size: places of queries [B, T] and keys [B, S] in the row, where
+    padding repeats some place, and what is added to scores: -inf where a query must not see a key.
+    In a `causal` block it sees all up to its own."""
 
-    queries: Int[Tensor, " bt"]
-    keys: Int[Tensor, " bs"]
-    hidden: Bool[Tensor, "b 1 t s"]
+    queries: Int[Tensor, "b t"]
+    keys: Int[Tensor, "b s"]
+    bias: Float[Tensor, "b 1 t s"]
     causal: bool
 
 
@@ -52,13 +52,16 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Block, float], Tensor]
 class Blocks:
     """All segments of a row of N tokens.
 
-    `places` [N]: where each token is among the queries of all blocks, one block after another.
-    `uses` [U], `starts` [N]: where it is among their keys, often if others share it: its uses
-    begin at `starts` and end where the next token's begin.
+    Where each token is among the queries of all blocks, one block after another: queries before
+    its segment's (`first`), queries of a segment of its block (`length`), queries of the segment
+    before it (`within`), each [N]. `uses` [U], `starts` [N]: where it is among their keys, often
+    if others share it: its uses begin at `starts` and end where the next token's begin.
     """
 
     blocks: Sequence[Block]
-    places: Int[Tensor, " n"]
+    first: Int[Tensor, " n"]
+    length: Int[Tensor, " n"]
+    within: Int[Tensor, " n"]
     uses: Int[Tensor, " u"]
     starts: Int[Tensor, " n"]
 
@@ -67,7 +70,7 @@ class Blocks:
         """`segments` make up the whole row."""
         blocks: list[Block] = []
         count = sum(len(s.own) for s in segments)
-        places = torch.empty(count, dtype=torch.long)
+        place = torch.empty(3, count, dtype=torch.long)
         used: list[Tensor] = []
         uses: list[Tensor] = []
         queries_before = keys_before = 0
@@ -80,22 +83,30 @@ class Blocks:
                 own = torch.arange(segment.own.start, segment.own.stop)
                 seen = torch.cat([torch.tensor(segment.before, dtype=torch.long), own])
                 queries[i, : len(own)], keys[i, : len(seen)] = own, seen
-                places[own] = queries_before + i * wide + torch.arange(len(own))
+                place[0, own], place[1, own] = queries_before + i * wide, wide
+                place[2, own] = torch.arange(len(own))
                 used.append(seen)
                 uses.append(keys_before + i * high + torch.arange(len(seen)))
             before = torch.tensor([len(s.before) for s in chosen])
             last = before[:, None] + torch.arange(wide)  # what each query may see
             hidden = torch.arange(high) > last[:, None, :, None]
+            bias = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
             causal = not before.any()
-            placed = queries.flatten().to(device), keys.flatten().to(device), hidden.to(device)
-            blocks.append(Block(*placed, causal))
+            blocks.append(Block(queries.to(device), keys.to(device), bias.to(device), causal))
             queries_before += queries.numel()
             keys_before += keys.numel()
         tokens = torch.cat(used)
         counts = torch.bincount(tokens, minlength=count)
         by_token = torch.cat(uses)[tokens.argsort(stable=True)]
         starts = counts.cumsum(0) - counts
-        return cls(blocks, places.to(device), by_token.to(device), starts.to(device))
+        first, length, within = place.to(device)
+        return cls(blocks, first, length, within, by_token.to(device), starts.to(device))
+
+    def places(self, heads: int) -> Int[Tensor, " nh"]:
+        """Where each token's heads are, in turn, among [B, H, T] of all blocks."""
+        head = torch.arange(heads, device=self.first.device)
+        of_head = self.first[:, None] * heads + self.length[:, None] * head + self.within[:, None]
+        return of_head.flatten()
 
 
 def _alike(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
@@ -114,80 +125,72 @@ def _alike(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 class _PackedAttention(torch.autograd.Function):
-    """Queries [N, H * d], keys and values [N, K * d] -> [N, H * d].
+    """Queries [N, H, d], keys and values [N, K, d] -> [N, H, d].
 
     Keeps its arguments alone for the backward pass, and there computes each block again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        size: int,
-        scale: float,
-        kernel: Kernel,
-        of: Blocks,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, kernel: Kernel, of: Blocks
     ) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.rest = size, scale, kernel, of
-        found = [_rows(kernel(*_taken(block, q, k, v, size), block, scale)) for block in of.blocks]
-        return torch.cat(found).index_select(0, of.places)
+        ctx.rest = scale, kernel, of
+        found = [
+            kernel(*_taken(block, q, k, v), block, scale).reshape(-1, q.shape[-1])
+            for block in of.blocks
+        ]
+        return torch.cat(found).index_select(0, of.places(q.shape[1])).view(q.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
-        size, scale, kernel, of = ctx.rest
-        padded = grads[0].new_zeros(sum(len(b.queries) for b in of.blocks), q.shape[1])
-        padded.index_copy_(0, of.places, grads[0])
+        scale, kernel, of = ctx.rest
+        places, size = of.places(q.shape[1]), q.shape[-1]
+        sizes = [block.queries.numel() * q.shape[1] for block in of.blocks]
+        padded = q.new_zeros(sum(sizes), size)
+        padded.index_copy_(0, places, grads[0].reshape(-1, size))
         d_q: list[Tensor] = []
         d_k: list[Tensor] = []
         d_v: list[Tensor] = []
-        for block, grad in zip(
-            of.blocks, padded.split([len(b.queries) for b in of.blocks]), strict=True
-        ):
+        for block, grad in zip(of.blocks, padded.split(sizes), strict=True):
             with torch.enable_grad():
-                inputs = [x.requires_grad_() for x in _taken(block, q, k, v, size)]
+                inputs = [x.requires_grad_() for x in _taken(block, q, k, v)]
                 out = kernel(*inputs, block, scale)
-            found = torch.autograd.grad(out, inputs, _heads(grad, len(block.hidden), size))
-            for into, gradient in zip((d_q, d_k, d_v), found, strict=True):
-                into.append(_rows(gradient))
+            found = torch.autograd.grad(out, inputs, grad.view(out.shape))
+            d_q.append(found[0].reshape(-1, size))
+            for into, gradient in zip((d_k, d_v), found[1:], strict=True):
+                into.append(gradient.transpose(1, 2).flatten(2).flatten(0, 1))
 
         def summed(parts: list[Tensor]) -> Tensor:
-            return embedding_bag(of.uses, torch.cat(parts), of.starts, mode="sum")
+            return embedding_bag(of.uses, torch.cat(parts), of.starts, mode="sum").view(k.shape)
 
-        d_queries = torch.cat(d_q).index_select(0, of.places)
-        return d_queries, summed(d_k), summed(d_v), None, None, None, None
-
-
-def _taken(
-    block: Block, q: Tensor, k: Tensor, v: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    count = len(block.hidden)
-    return (
-        _heads(q.index_select(0, block.queries), count, size),
-        _heads(k.index_select(0, block.keys), count, size),
-        _heads(v.index_select(0, block.keys), count, size),
-    )
+        d_queries = torch.cat(d_q).index_select(0, places).view(q.shape)
+        return d_queries, summed(d_k), summed(d_v), None, None, None
 
 
-def _heads(rows: Float[Tensor, "bt hd"], count: int, size: int) -> Float[Tensor, "b h t d"]:
-    return rows.view(count, -1, rows.shape[1] // size, size).transpose(1, 2)
+def _taken(block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    queries, keys = (_of_heads(*each) for each in ((block.queries, q), (block.keys, k)))
+    return _heads(q, queries), _heads(k, keys), _heads(v, keys)
 
 
-def _rows(heads: Float[Tensor, "b h t d"]) -> Float[Tensor, "bt hd"]:
-    return heads.transpose(1, 2).flatten(2).flatten(0, 1)
+def _of_heads(places: Int[Tensor, "b t"], x: Float[Tensor, "n h d"]) -> Int[Tensor, "b h t"]:
+    head = torch.arange(x.shape[1], device=places.device)
+    return places[:, None] * x.shape[1] + head[:, None]
+
+
+def _heads(x: Float[Tensor, "n h d"], rows: Int[Tensor, "b h t"]) -> Float[Tensor, "b h t d"]:
+    return x.view(-1, x.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, -1)
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> Tensor:
     """Plain products: twice as fast as torch's own on a CPU, where sequences are short."""
     batch, heads, queries, size = q.shape
-    shared = k.shape[:2].numel()  # query heads that share a key head lie in one product
-    scores = q.reshape(shared, -1, size) @ k.reshape(shared, -1, size).mT
-    grouped = (scores * scale).view(batch, heads, queries, -1)
-    weights = grouped.masked_fill(block.hidden, torch.finfo(q.dtype).min).softmax(-1)
-    return (weights.view_as(scores) @ v.reshape(shared, -1, size)).view(q.shape)
+    shared = batch * k.shape[1]  # query heads that share a key head lie in one product
+    q, k, v = (x.reshape(shared, -1, size) for x in (q, k, v))
+    scores = q.new_empty(batch, heads, queries, k.shape[1]).copy_(block.bias)
+    scores = scores.view(shared, -1, k.shape[1]).baddbmm_(q, k.mT, alpha=scale)
+    return (scores.softmax(-1) @ v).view(batch, heads, queries, size)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> Tensor:
@@ -195,7 +198,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, block: Block, scale: float) -> Tensor
     k, v = (x.repeat_interleave(group, 1) for x in (k, v))
     if block.causal:
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-    return scaled_dot_product_attention(q, k, v, attn_mask=~block.hidden, scale=scale)
+    bias = block.bias.to(q.dtype)
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
 def _attention(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
@@ -220,10 +224,8 @@ def _attention(kernel: Kernel) -> Callable[..., tuple[Tensor, None]]:
                 f"{type(module).__name__} attends with {', '.join(more)}, which sequences in one "
                 "row do not support"
             )
-        size = query.shape[-1]
-        rows = (_rows(x) for x in (query, key, value))
-        found = _PackedAttention.apply(*rows, size, scaling, kernel, packing)
-        return found.view(1, query.shape[2], -1, size), None
+        rows = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+        return _PackedAttention.apply(*rows, scaling, kernel, packing)[None], None
 
     return attend
 

@@ -159,10 +159,10 @@ def test_attention_in_blocks_is_what_every_token_has_alone(shapes, seed):
     if not segments:
         return
     torch.manual_seed(seed)
-    q, k, v = torch.randn(at, 4 * 8), torch.randn(at, 2 * 8), torch.randn(at, 2 * 8)
-    inputs = [x.requires_grad_() for x in (q, k, v)]
+    inputs = [torch.randn(at, heads, 8).requires_grad_() for heads in (4, 2, 2)]
+    q, k, v = inputs
     blocks = attention.Blocks.of(segments, torch.device("cpu"))
-    ours = attention._PackedAttention.apply(*inputs, 8, 0.3, attention._eager, blocks)
+    ours = attention._PackedAttention.apply(*inputs, 0.3, attention._eager, blocks)
     weight = torch.randn(ours.shape)
     ours_gradients = torch.autograd.grad((ours * weight).sum(), inputs)
     loop = torch.zeros_like(ours)
@@ -170,14 +170,10 @@ def test_attention_in_blocks_is_what_every_token_has_alone(shapes, seed):
         for place in segment.own:
             seen = [*segment.before, *range(segment.own.start, place + 1)]
             for head in range(4):
-                part, shared = (
-                    slice(head * 8, head * 8 + 8),
-                    slice(head // 2 * 8, head // 2 * 8 + 8),
-                )
-                weights = (k[seen, shared] @ q[place, part] * 0.3).softmax(0)
-                loop = loop.index_put(
-                    (torch.tensor(place), torch.arange(32)[part]), weights @ v[seen, shared]
-                )
+                shared = head // 2
+                weights = (k[seen, shared] @ q[place, head] * 0.3).softmax(0)
+                there = torch.tensor(place), torch.tensor(head)
+                loop = loop.index_put(there, weights @ v[seen, shared])
     torch.testing.assert_close(ours, loop, rtol=1e-4, atol=1e-5)
     for a, b in zip(
         ours_gradients, torch.autograd.grad((loop * weight).sum(), inputs), strict=True
