@@ -12,10 +12,10 @@ SAMPLES = 6
 
 def settings(
     dtype="float32",
-    attention="eager",
     algorithm=None,
     temperature=0.8,
     batch_size=SAMPLES,
+    attention="eager",
     **learner,
 ):
     return Config(
