@@ -1,6 +1,6 @@
 """One rollout engine: vLLM's AsyncLLM, sampling exactly the adapter it was last given.
 
-The only file that imports vLLM, and only when an engine starts.
+Here and in `worker` alone is vLLM imported, and only when an engine starts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,8 @@ class RolloutEngine:
             self._failure = f"{self._name}: the push of version {version} did not finish"
             # The gate has drained this engine's own requests; one cancelled by its caller may
             # still run in the core until its abort arrives.
-            await self._ask("pause_generation", mode="wait", clear_cache=False)
+            # Asked of the core itself: AsyncLLM's own method sleeps for 20 ms afterwards.
+            await self._ask("engine_core.pause_scheduler_async", mode="wait", clear_cache=False)
             drained = time.monotonic()
             await self._load(blob, version)
             if not await self._ask("reset_prefix_cache"):
@@ -387,7 +389,7 @@ class RolloutEngine:
 
         self.check()
         try:
-            return await getattr(self._llm, method)(*args, **kwargs)
+            return await attrgetter(method)(self._llm)(*args, **kwargs)
         except EngineDeadError as error:
             raise EngineDiedError(f"{self._name}: the vLLM engine core died: {error}") from None
 
