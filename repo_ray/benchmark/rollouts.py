@@ -53,7 +53,7 @@ def against_vllm_lora(config: Config, model: Path) -> Iterator[tuple[Work, Work]
 @contextmanager
 def push_against_folder(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
     """From the learner's adapter to an engine that has proved to serve it; theirs: PEFT writes its
-    folder and vLLM loads that, unproved."""
+    folder and vLLM loads that, unproved. It is live then: `add_lora` copies it into the layers."""
     from vllm.lora.request import LoRARequest
 
     network = _network(config, model)

@@ -194,6 +194,10 @@ class RolloutConfig(Settings):
         "merged",
         description="`merged`: the adapter is shipped and merged on the worker over pristine base weights, bf16 ones dithered so that small updates count; `native`: vLLM serves the LoRA (on CPU 12x slower, on GPUs 1.3-1.4x).",
     )
+    in_flight_updates: bool = Field(
+        False,
+        description="A push interrupts replies, which go on under the new adapter, instead of waiting for their end; each token keeps its own version. For long replies with `run.staleness` of 1 or more; off, since replies of one policy are what PPO assumes.",
+    )
     tensor_parallel: Positive = Field(
         1, description="GPUs per engine; more where the base does not fit on one."
     )
@@ -296,6 +300,14 @@ class Config(Settings):
         if need > self.rollout.max_model_len:
             raise ValueError(
                 f"model.max_prompt_tokens + sampling.max_new_tokens = {need} exceeds rollout.max_model_len ({self.rollout.max_model_len})"
+            )
+        if self.rollout.in_flight_updates and not self.run.staleness:
+            raise ValueError(
+                "rollout.in_flight_updates needs run.staleness of 1 or more: without, no reply is under way when the learner has a new adapter"
+            )
+        if self.rollout.in_flight_updates and self.rollout.publication == "native":
+            raise ValueError(
+                "rollout.in_flight_updates needs rollout.publication merged: vLLM ties a request to the LoRA that it began with"
             )
         if not (self.reward_model.enabled or self.judge.enabled or self.rules.enabled):
             raise ValueError("reward_model, judge and rules are all disabled: there is no reward")

@@ -11,24 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, LoraModel
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from repo_ray.config.settings import LoraShape
 from repo_ray.models.lora_linear import LoraLinear
-from repo_ray.models.rounding import round_dithered
+from repo_ray.models.rounding import round_dithered_
 
 FORMAT = "repo_ray.adapter/1"
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -175,24 +177,31 @@ def export_adapter(model: PeftModel, name: str) -> bytes:
 
 def build_blob(tensors: Mapping[str, Tensor], rank: int, alpha: int) -> bytes:
     """A blob from tensors keyed `<module>.lora_A.weight` / `.lora_B.weight`."""
-    plain = {
-        key: tensor.detach().to("cpu", torch.float32).contiguous()
-        for key, tensor in tensors.items()
+    header: dict[str, Any] = {
+        "__metadata__": {"format": FORMAT, "rank": str(rank), "alpha": str(alpha)}
     }
-    return save_tensors(plain, {"format": FORMAT, "rank": str(rank), "alpha": str(alpha)})
+    data: list[memoryview] = []
+    end = 0
+    for key in sorted(tensors):
+        plain = tensors[key].detach().to("cpu", torch.float32).contiguous()
+        data.append(plain.numpy().data)
+        begin, end = end, end + plain.nbytes
+        header[key] = {"dtype": "F32", "shape": list(plain.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    # Written here, as safetensors' own function copies everything twice.
+    return b"".join([len(text).to_bytes(8, "little"), text, *data])
 
 
-def parse_adapter(blob: bytes) -> Adapter:
-    """Reads a blob.
+def parse_adapter(blob: bytes | memoryview) -> Adapter:
+    """Reads a blob. Its tensors are views of the blob's memory: do not write to them.
 
     Raises:
         ValueError: not safetensors, another format, a missing partner, a wrong type or shape.
     """
     try:
-        size = int.from_bytes(blob[:8], "little")
-        metadata = json.loads(blob[8 : 8 + size]).get("__metadata__", {})
-        tensors = load_tensors(blob)
-    except Exception as error:  # safetensors raises its own error type, json and Unicode theirs
+        metadata, tensors = _views(blob)
+    except Exception as error:  # each layer below raises types of its own
         raise ValueError(f"adapter blob: not readable as safetensors ({error})") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"adapter blob: format is {metadata.get('format')!r}, expected {FORMAT!r}")
@@ -210,8 +219,6 @@ def parse_adapter(blob: bytes) -> Adapter:
         a, b = tensors.get(path + _A), tensors.get(path + _B)
         if a is None or b is None:
             raise ValueError(f"adapter blob: {path} lacks {'lora_A' if a is None else 'lora_B'}")
-        if a.dtype != torch.float32 or b.dtype != torch.float32:
-            raise ValueError(f"adapter blob: {path} is {a.dtype}/{b.dtype}, expected float32")
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise ValueError(
                 f"adapter blob: {path} has A {tuple(a.shape)} and B {tuple(b.shape)}, "
@@ -221,6 +228,26 @@ def parse_adapter(blob: bytes) -> Adapter:
     if not modules:
         raise ValueError("adapter blob: holds no tensors")
     return Adapter(modules, rank, alpha)
+
+
+def _views(blob: bytes | memoryview) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of safetensors bytes, nothing copied, unlike safetensors' own `load`."""
+    size = int.from_bytes(blob[:8], "little")
+    header = json.loads(bytes(blob[8 : 8 + size]))
+    metadata = header.pop("__metadata__", {})
+    tensors: dict[str, Tensor] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        for key, entry in header.items():
+            shape, (begin, end) = entry["shape"], entry["data_offsets"]
+            if entry["dtype"] != "F32":
+                raise ValueError(f"{key} is {entry['dtype']}, expected float32")
+            if min(begin, *shape) < 0 or end - begin != 4 * math.prod(shape):
+                raise ValueError(f"{key} of shape {shape} cannot be at bytes {begin} to {end}")
+            tensors[key] = torch.frombuffer(
+                blob, dtype=torch.float32, count=math.prod(shape), offset=8 + size + begin
+            ).view(shape)
+    return metadata, tensors
 
 
 def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
@@ -262,18 +289,30 @@ def import_adapter(model: PeftModel, name: str, blob: bytes) -> None:
 
 
 def adapter_digest(adapter: bytes | Adapter) -> str:
-    """SHA-256 (hex) over rank, alpha and the sorted tensors: names, shapes and bytes.
+    """SHA-256 (hex) over rank, alpha and the SHA-256 of each tensor, sorted by name: names, shapes
+    and bytes.
 
-    Independent of the order in which a blob stores them.
+    Independent of the order in which a blob stores them. Tensors are hashed by several threads.
     """
     if isinstance(adapter, bytes):
         adapter = parse_adapter(adapter)
+    tensors = [
+        (f"{path}{kind}:{tuple(tensor.shape)}", tensor)
+        for path in sorted(adapter.modules)
+        for kind, tensor in zip((_A, _B), adapter.modules[path], strict=True)
+    ]
     digest = hashlib.sha256(f"{adapter.rank}/{adapter.alpha}".encode())
-    for path in sorted(adapter.modules):
-        for kind, tensor in zip((_A, _B), adapter.modules[path], strict=True):
-            digest.update(f"{path}{kind}:{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        for one in threads.map(_tensor_digest, tensors):
+            digest.update(one)
     return digest.hexdigest()
+
+
+def _tensor_digest(named: tuple[str, Tensor]) -> bytes:
+    name, tensor = named
+    digest = hashlib.sha256(name.encode())
+    digest.update(tensor.contiguous().numpy().data)
+    return digest.digest()
 
 
 def merge_weight(
@@ -284,8 +323,8 @@ def merge_weight(
     The one definition of a merge: rollout worker, push verifier, scorers and export all use it.
     bf16 is dithered: nearly all of a small update would be lost in the nearest bf16 number.
     """
-    merged = torch.addmm(w0.float(), b.float(), a.float(), alpha=scale)
-    return round_dithered(merged) if w0.dtype == torch.bfloat16 else merged.to(w0.dtype)
+    merged = w0.to(torch.float32, copy=True).addmm_(b.float(), a.float(), alpha=scale)
+    return round_dithered_(merged) if w0.dtype == torch.bfloat16 else merged.to(w0.dtype)
 
 
 # --- PEFT folders ----------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """One rollout engine: vLLM's AsyncLLM, sampling exactly the adapter it was last given.
 
-The only file that imports vLLM, and only when an engine starts.
+Here and in `worker` alone is vLLM imported, and only when an engine starts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,10 @@ def engine_environment(config: Config) -> dict[str, str]:
 class RolloutEngine:
     """Samples replies and publishes adapters.
 
-    A push waits until no sample is under way and new samples wait until it has been verified,
-    so all tokens of a reply come from one adapter. After a failed push the engine refuses to
-    sample until another push succeeds. `engine_environment` must be set in the process.
+    A push waits until no sample is under way, so that all tokens of a reply come from one adapter;
+    with `rollout.in_flight_updates` it interrupts samples, which go on with the new adapter
+    (PipelineRL, arXiv 2509.19128). New samples wait until it has been verified. After a failed push
+    nothing is sampled until another succeeds. `engine_environment` must be set in the process.
     """
 
     def __init__(self, config: Config, model_folder: Path, name: str) -> None:
@@ -82,6 +84,7 @@ class RolloutEngine:
         self._digest = ""
         self._pushes = 0
         self._failure = ""
+        self._in_flight = config.rollout.in_flight_updates
         self._lora: Any = None  # vLLM's LoRARequest in native mode
         self._llm: Any = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -114,6 +117,7 @@ class RolloutEngine:
             AsyncEngineArgs(**self._engine_arguments()), stat_loggers=[StatLogger]
         )
         await self._workers("end_with", os.getpid())
+        await self._ask("update_weight_version", str(self._version))
 
     async def shutdown(self) -> None:
         """Ends the engine core and its workers."""
@@ -157,7 +161,9 @@ class RolloutEngine:
         """One reply. `seed` fixes it, up to the rounding of other batch companions.
 
         The end-of-turn token is part of the reply. Log-probs are those of the distribution
-        sampled from (after temperature); top-p and top-k are off. Waits while a push runs.
+        sampled from (after temperature); top-p and top-k are off. Waits while a push runs. After
+        an in-flight update the prefix is computed again with the new adapter, and log-probs and
+        `versions` of tokens already sampled stay what they were.
 
         Raises:
             PublicationError: the last push failed, so what would be sampled is unknown.
@@ -187,12 +193,14 @@ class RolloutEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         began = time.monotonic()
+        request = f"{sample_id}.{attempt}"
         async with self._gate.shared():
             self._refuse_unverified()
-            version = self._version
-            output = (
-                await self._generate(prompt_token_ids, parameters, f"{sample_id}.{attempt}")
-            ).outputs[0]
+            if not self._in_flight:
+                output = await self._generate(prompt_token_ids, parameters, request)
+        if self._in_flight:  # outside, so that a push need not wait for the reply's end
+            output = await self._generate(prompt_token_ids, parameters, request)
+        output = output.outputs[0]
         tokens = tuple(output.token_ids)
         return Rollout(
             sample_id=sample_id,
@@ -205,7 +213,11 @@ class RolloutEngine:
                 float(choices[token].logprob)
                 for token, choices in zip(tokens, output.logprobs, strict=True)
             ),
-            versions=(version,) * len(tokens),
+            versions=tuple(
+                int(span.version)
+                for span in output.weight_versions
+                for _ in range(span.start, span.end)
+            ),
             finish_reason=self._finish_reason(sample_id, output.finish_reason),
             text=self._text(tokens),
             engine=self._name,
@@ -243,8 +255,8 @@ class RolloutEngine:
     async def push(self, blob: bytes, version: int, digest: str) -> PushReport:
         """Makes an adapter blob live as `version` and proves that it is.
 
-        Drains, loads, clears the prefix cache, reads live tensors back (all of them at the
-        engine's first push, `rollout.verify_tensors` in rotation later), resumes.
+        Drains or interrupts, loads, clears the prefix cache, reads live tensors back (all of them
+        at the engine's first push, `rollout.verify_tensors` in rotation later), resumes.
 
         Raises:
             PublicationError: the blob is not the one with `digest`, the cache was not cleared
@@ -265,10 +277,16 @@ class RolloutEngine:
             self._failure = f"{self._name}: the push of version {version} did not finish"
             # The gate has drained this engine's own requests; one cancelled by its caller may
             # still run in the core until its abort arrives.
-            await self._ask("pause_generation", mode="wait", clear_cache=False)
+            # Asked of the core itself: AsyncLLM's own method sleeps for 20 ms afterwards.
+            await self._ask(
+                "engine_core.pause_scheduler_async",
+                mode="keep" if self._in_flight else "wait",
+                clear_cache=False,
+            )
             drained = time.monotonic()
             await self._load(blob, version)
-            if not await self._ask("reset_prefix_cache"):
+            # Preempts what is in flight, whose keys and values are of the previous adapter.
+            if not await self._ask("reset_prefix_cache", self._in_flight):
                 raise PublicationError(
                     f"{self._name}: version {version}: vLLM did not clear its prefix cache; "
                     "blocks of the previous adapter would be reused"
@@ -278,6 +296,7 @@ class RolloutEngine:
                 self._name, version, modules, await self._read_back(blob, modules)
             )
             verified = time.monotonic()
+            await self._ask("update_weight_version", str(version))
             await self._ask("resume_generation")
             self._version, self._digest, self._failure = version, digest, ""
             self._pushes += 1
@@ -387,7 +406,7 @@ class RolloutEngine:
 
         self.check()
         try:
-            return await getattr(self._llm, method)(*args, **kwargs)
+            return await attrgetter(method)(self._llm)(*args, **kwargs)
         except EngineDeadError as error:
             raise EngineDiedError(f"{self._name}: the vLLM engine core died: {error}") from None
 

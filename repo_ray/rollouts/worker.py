@@ -1,18 +1,15 @@
 """What runs inside vLLM's workers: loading an adapter and reading live tensors back.
 
 vLLM mixes `PublicationExtension` into its worker class, and the engine calls the methods with
-`collective_rpc`. Nothing of vLLM is imported here; what is used of it is reached through the
-worker (`self.model_runner`), as of vLLM 0.32.
+`collective_rpc`. What is used of vLLM's inside is as of vLLM 0.32.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +46,12 @@ class PublicationExtension:
         Raises:
             KeyError: the adapter names a module that the model or its folder does not have.
         """
-        # vLLM warns of every layer that a partial reload leaves alone.
-        logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
+        adapter, base = self._received, _BaseWeights(Path(folder))
         with torch.no_grad():
-            self.model_runner.reload_weights(
-                weights_iterator=self._merged_weights(self._received, _BaseWeights(Path(folder))),
-                is_checkpoint_format=True,
-            )
+            # vLLM fuses q, k, v and gate, up: a fused weight is loaded whole.
+            for fused, sources in dict(map(self._fused, adapter.modules)).items():
+                parts = [self._merge(adapter, base, module) for module in sources]
+                _load_weight(self._layer(fused), torch.cat(parts) if parts[1:] else parts[0])
 
     def read_back_merged(self, folder: str, modules: list[str]) -> dict[str, float]:
         """Largest difference of each module's live weight from a recomputed merge of the received
@@ -138,18 +134,6 @@ class PublicationExtension:
         except AttributeError:
             raise KeyError(f"the adapter names a module that vLLM's model lacks: {name}") from None
 
-    def _merged_weights(self, adapter: Adapter, base: _BaseWeights) -> Iterator[tuple[str, Tensor]]:
-        """All checkpoint tensors of every vLLM layer that the adapter touches, layer by layer.
-
-        vLLM fuses q, k, v and gate, up: a fused layer is reloaded whole, or not at all.
-        """
-        for fused, sources in dict(map(self._fused, adapter.modules)).items():
-            self._layer(fused)
-            for module in sources:
-                yield f"{module}.weight", self._merge(adapter, base, module)
-                if base.has(f"{module}.bias"):
-                    yield f"{module}.bias", base.tensor(f"{module}.bias")
-
     def _merge(self, adapter: Adapter, base: _BaseWeights, module: str) -> Tensor:
         """The weight that `module` must have, on the worker's device, unsharded."""
         dtype = self.model_runner.model_config.dtype
@@ -170,13 +154,35 @@ class _BaseWeights:
             self._files.update(dict.fromkeys(file.keys(), file))
         self._folder = folder
 
-    def has(self, name: str) -> bool:
-        return name in self._files
-
     def tensor(self, name: str) -> Tensor:
         if name not in self._files:
             raise KeyError(f"{self._folder}: no tensor {name!r} in its safetensors files")
         return self._files[name].get_tensor(name)
+
+
+def _load_weight(layer: Any, weight: Tensor) -> None:
+    """Makes the unsharded `weight` [out, in] the one that a vLLM linear layer computes with.
+
+    vLLM's `reload_weights` does this for all layers at once, and is slower than the merge itself:
+    it walks the whole model and goes through the loaders twice.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+    from vllm.model_executor.model_loader.reload.meta import (
+        materialize_layer,
+        restore_layer_on_meta,
+    )
+
+    packed = not layer.weight.numel()
+    if packed and layer.tp_size == 1:
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    else:
+        if packed:
+            info = get_layerwise_info(layer)
+            restore_layer_on_meta(layer, info)
+            materialize_layer(layer, info)
+        # vLLM's loader takes this rank's part, into the place whose address CUDA graphs hold.
+        layer.weight.weight_loader(layer.weight, weight)
+    layer.quant_method.process_weights_after_loading(layer)  # packs the weight on CPUs
 
 
 def _live_weight(layer: Any) -> Tensor:

@@ -79,6 +79,9 @@ class Publisher:
 def check_versions(versions: set[int], learner_version: int, staleness: int) -> None:
     """Every sampled token must come from a policy at most `staleness` updates behind.
 
+    Batch k is sampled once the learner has made k - `staleness` updates and used for the next after
+    k of them. So this holds for a reply's first token too, however many in-flight updates it meets.
+
     Raises `PublicationError`: an engine that was left out of a push shows up here even if
     nobody asked it.
     """

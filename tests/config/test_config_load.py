@@ -53,6 +53,12 @@ def test_a_config_for_groups_is_accepted_and_survives_a_dump(tmp_path: Path) -> 
         ("", ["run.name.x=1"], r"run.name"),
         ("judge: {kind: endpoint}", [], r"judge.base_url and judge.model must be set"),
         ("judge: {model: m}", [], r"no effect when judge.kind is local"),
+        ("", ["rollout.in_flight_updates=true"], r"needs run.staleness of 1 or more"),
+        (
+            "run: {staleness: 1}",
+            ["rollout.in_flight_updates=true", "rollout.publication=native"],
+            r"needs rollout.publication merged",
+        ),
         (
             "judge: {pool: {autoscale: {min: 4, max: 2}}}",
             [],

@@ -261,7 +261,7 @@ async def test_a_load_that_does_nothing_fails_the_push(
 async def test_a_prefix_cache_that_is_not_cleared_fails_the_push(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):
-    async def refuse() -> bool:
+    async def refuse(reset_running_requests: bool) -> bool:
         return False
 
     monkeypatch.setattr(bench.engine._llm, "reset_prefix_cache", refuse)
