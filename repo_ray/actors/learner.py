@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from repo_ray.models.actor_critic import TokenSequence
 from repo_ray.models.loading import model_on_node
 from repo_ray.planning.nodes import Reservation
 from repo_ray.records import Experience
+from repo_ray.rollouts.publication import Canary, visible_canary
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,10 @@ class LearnerActor:
         import torch
 
         log_as_actor(config.run.name)
-        torch.set_num_threads(config.learner.threads)
+        # Until the first update, which has its own threads: much else starts on the same cores, and
+        # threads that spin for each other wait for turns (two cores: 12 s instead of 1 s for the
+        # adapters alone).
+        torch.set_num_threads(1)
         folder = model_on_node(config.model.path, model_folder)
         self._first = rank.rank == 0
         self._learner = PPOLearner(config, folder, rank)
@@ -80,14 +85,20 @@ class LearnerActor:
         blob = self._learner.adapter_blob(name)
         return blob if self._first else b""
 
-    def probe(self, blob: bytes, samples: Sequence[TokenSequence]) -> list[list[float]]:
-        """Log-probs (nats) of given replies under another policy adapter; the own one returns."""
+    def canary(self, probes: Sequence[TokenSequence], seed: int, tolerance: float) -> Canary:
+        """See `publication.visible_canary`. The policy adapter returns; rank 0 sends the blob."""
         policy = self._learner.adapter_blob("policy")
-        self._learner.set_policy(blob)
+
+        def logprobs(blob: bytes) -> list[list[float]]:
+            self._learner.set_policy(blob)
+            return self._learner.logprobs_of(probes)
+
         try:
-            return self._learner.logprobs_of(samples)
+            base = self._learner.logprobs_of(probes, "base")
+            found = visible_canary(policy, seed, tolerance, base, logprobs)
         finally:
             self._learner.set_policy(policy)
+        return found if self._first else replace(found, blob=b"")
 
     def save(self) -> Files:
         with unpacked({}) as folder:
@@ -174,9 +185,10 @@ class LearnerGroup:
     async def adapter_blob(self, name: str) -> bytes:
         return await self._all("adapter_blob", name)
 
-    async def probe(self, blob: bytes, samples: Sequence[TokenSequence]) -> list[list[float]]:
-        """Log-probs of given replies under another policy adapter (the canary)."""
-        return await self._all("probe", ray.put(blob), samples)
+    async def canary(self, probes: Sequence[TokenSequence], seed: int, tolerance: float) -> Canary:
+        """An adapter that moves the log-probs of `probes` visibly, and by how much."""
+        found: Canary = await self._all("canary", probes, seed, tolerance)
+        return found
 
     async def save(self, folder: Path) -> None:
         """Brings the files of every rank here and writes them to `folder`."""

@@ -7,9 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import ray
@@ -34,18 +32,12 @@ from repo_ray.planning.plan import reservations
 from repo_ray.records import Message, Rollout
 from repo_ray.rollouts.engine import engine_environment
 from repo_ray.rollouts.publication import (
-    CANARY_MARGIN,
     PublicationError,
     check_canary,
-    make_canary,
+    visible_canary,
 )
 
 PLACEMENT_TIMEOUT_S = 20.0
-#: The canary adds noise to every linear layer's output. How much it takes to move log-probs far
-#: enough depends on the model's depth, and too much drowns the comparison in bf16 rounding: the
-#: first of these standard deviations that moves PEFT by a fifth more than needed is used.
-_SCALES = tuple(0.3 * 1.15**step for step in range(16))
-_ENOUGH = 1.2
 _SEED, _TOKENS = 0, 16
 _QUESTIONS = (
     "What is the lowest price you can offer?",
@@ -132,13 +124,17 @@ def _canary(config: Config, timeout_s: float) -> str:
             for i, prompt in enumerate(prompts)
         ]
         replies = [(list(s.prompt_token_ids), list(s.token_ids)) for s in samples]
-        peft_before = _logprobs(network, samples)
-        blob, peft_after = _visible_canary(config, network, samples, peft_before)
+        tolerance = config.rollout.canary_tolerance
+        template = export_adapter(network.model, "policy")
+
+        def peft(blob: bytes) -> list[list[float]]:
+            import_adapter(network.model, "policy", blob)
+            return _logprobs(network, samples)
+
+        found = visible_canary(template, _SEED, tolerance, peft(template), peft)
         before = ask("probe", replies)
-        push = ask("push", blob, 1, adapter_digest(blob))
-        report = check_canary(
-            before, ask("probe", replies), peft_before, peft_after, config.rollout.canary_tolerance
-        )
+        push = ask("push", found.blob, 1, adapter_digest(found.blob))
+        report = check_canary(before, ask("probe", replies), found.before, found.after, tolerance)
         ask("shutdown")
     finally:
         ray.kill(engine)
@@ -147,22 +143,6 @@ def _canary(config: Config, timeout_s: float) -> str:
         f"tensors verified; log-probs moved {report.engine_moved:.2f} nats, engine and PEFT differ "
         f"by {report.canary_difference:.3f}"
     )
-
-
-def _visible_canary(
-    config: Config, network: ActorCritic, samples: list[Rollout], before: list[list[float]]
-) -> tuple[bytes, list[list[float]]]:
-    """The weakest canary that PEFT sees clearly, and PEFT's log-probs with it."""
-    template = export_adapter(network.model, "policy")
-    needed = _ENOUGH * CANARY_MARGIN * config.rollout.canary_tolerance
-    for scale in _SCALES:
-        blob = make_canary(template, _SEED, scale)
-        import_adapter(network.model, "policy", blob)
-        after = _logprobs(network, samples)
-        pairs = zip(chain.from_iterable(before), chain.from_iterable(after), strict=True)
-        if fmean(abs(a - b) for a, b in pairs) >= needed:
-            break
-    return blob, after
 
 
 def _prompts(config: Config, folder: Path) -> list[list[int]]:

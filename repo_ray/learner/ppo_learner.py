@@ -79,12 +79,10 @@ class PPOLearner:
     """
 
     def __init__(self, config: Config, model_folder: Path, rank: Rank | None = None) -> None:
-        """Loads the base and seeds the adapters. Sets this process's torch threads on the CPU."""
+        """Loads the base and seeds the adapters."""
         self._config = config
         self._rank = rank or Rank()
         self._updates = 0
-        if not torch.cuda.is_available():
-            torch.set_num_threads(config.learner.threads)
         torch.manual_seed(config.run.seed)
         base = load_base(
             model_folder, getattr(torch, config.model.dtype), config.model.attention, packed=True
@@ -129,7 +127,10 @@ class PPOLearner:
         log-probability is not finite, or no gradient is: `skipped` says which. Of several
         optimizer steps, one with a finite gradient is applied whatever the others have; the
         metrics `steps_applied` and `steps_skipped` count them.
+
+        Sets this process's torch threads.
         """
+        torch.set_num_threads(self._config.learner.threads)
         started = time.perf_counter()
         self._updates += 1
         if fault := problem(batch, self._config.algorithm):

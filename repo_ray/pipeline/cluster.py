@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import ray
+from ray._private.worker import get_dashboard_url
 from ray.job_config import JobConfig
 
 from repo_ray.actors.control import namespace
@@ -43,8 +44,8 @@ class ClusterLostError(Exception):
     """The head or the driver's own node is gone, and with it the cluster."""
 
 
-def connect(config: Config, folder: RunFolder, address: str | None) -> str:
-    """Joins or starts a cluster and notes its address in the run folder; returns a description.
+def join(config: Config, folder: RunFolder, address: str | None) -> None:
+    """Joins or starts a cluster.
 
     Inside a submitted job Ray sets RAY_ADDRESS. Without it and without `address`, a cluster of
     this run's own is started: a bare `ray.init()` would join any that is left on the machine.
@@ -54,7 +55,7 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
         # Ray warns that its own default, token authentication, is on: said below.
         name = "ray._private.authentication.authentication_token_setup"
         logging.getLogger(name).setLevel(logging.ERROR)
-    context = ray.init(
+    ray.init(
         address=chosen,
         namespace=namespace(config.run.name),
         # For the dashboard. A submitted job shows that of `ray job submit --metadata-json`.
@@ -64,8 +65,17 @@ def connect(config: Config, folder: RunFolder, address: str | None) -> str:
         logging_level=logging.WARNING,
         configure_logging=True,
     )
+
+
+def connect(config: Config, folder: RunFolder, address: str | None) -> str:
+    """Joins or starts a cluster, if that is not done yet, and notes its address in the run folder;
+    returns a description."""
+    if not ray.is_initialized():
+        join(config, folder, address)
+    chosen = _chosen(address)
     gcs = ray.get_runtime_context().gcs_address
-    dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
+    url = get_dashboard_url()
+    dashboard = f"http://{url}" if url else ""
     write_json(folder.cluster, {"address": gcs, "dashboard": dashboard, "run": config.run.name})
     kind = "embedded Ray cluster" if chosen == _EMBEDDED else f"Ray cluster at {gcs}"
     if not dashboard:

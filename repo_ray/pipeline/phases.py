@@ -16,7 +16,7 @@ from repo_ray.evaluation.report import ReportData, write_report
 from repo_ray.logs import CONTEXT
 from repo_ray.models.adapters import save_adapter, zero_adapter
 from repo_ray.models.loading import resolve_model
-from repo_ray.pipeline.canary import run_canary
+from repo_ray.pipeline.canary import start_checked
 from repo_ray.pipeline.data import Encode, encoder, long_prompts, prepare_data, refuse_long
 from repo_ray.pipeline.evaluation import evaluate_columns, evaluation_sets
 from repo_ray.pipeline.mirroring import Uploads
@@ -213,13 +213,16 @@ class Pipeline:
         config, display = self.config, self.display
         checkpoint = latest_checkpoint(self.folder.checkpoints, config.run.name)
         with display.phase("start", "starting engines, learner and scorers (30-60 s on a CPU)"):
-            await system.start(policy, display.line, checkpoint.folder if checkpoint else None)
-        display.done("all actors are ready")
-        with display.phase("canary", "checking that the engines sample what is pushed to them"):
-            self._canary = await run_canary(config, system, schedule, encode, checkpoint)
-        moved = min(report["engine_moved"] for report in self._canary.values())
-        off = max(report["canary_difference"] for report in self._canary.values())
-        display.done(f"moved log-probs by {moved:.2f} nats, {off:.3f} from what PEFT says")
+            reports = await start_checked(
+                config, system, policy, map(encode, schedule.batch(0)), checkpoint, display.line
+            )
+        self._canary = {engine: asdict(report) for engine, report in reports.items()}
+        moved = min(report.engine_moved for report in reports.values())
+        off = max(report.canary_difference for report in reports.values())
+        display.done(
+            "all actors are ready; the canary moved the engines' log-probs by "
+            f"{moved:.2f} nats, {off:.3f} from what PEFT says"
+        )
         done = checkpoint.step if checkpoint else 0
         monitor = start_monitor(
             config, self.folder.root, system, encode, prompts, schedule.steps, done

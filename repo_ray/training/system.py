@@ -63,30 +63,39 @@ class System:
     async def start(
         self, policy: bytes | None, report: Callable[[str], None], checkpoint: Path | None
     ) -> None:
-        """Brings everything up side by side. `policy` is the warm start's adapter blob; with
-        `checkpoint`, the learner continues from there instead.
-        """
-
+        """Brings everything up side by side. For `policy` and `checkpoint` see `start_learner`."""
         await self.learner.reserve()
+        await asyncio.gather(
+            self.start_pools(report), self.start_learner(policy, report, checkpoint)
+        )
 
-        async def learner() -> None:
-            await self.learner.build(self.folders.model, policy)
-            if checkpoint is not None:
-                await self.learner.load(checkpoint)
-            report("learner is ready")
-
-        await asyncio.gather(learner(), self.start_pools(report))
+    async def start_learner(
+        self, policy: bytes | None, report: Callable[[str], None], checkpoint: Path | None
+    ) -> None:
+        """`policy` is the warm start's adapter blob; with `checkpoint`, the learner continues from
+        there instead."""
+        await self.learner.build(self.folders.model, policy)
+        if checkpoint is not None:
+            await self.learner.load(checkpoint)
+        report("learner is ready")
 
     async def start_pools(self, report: Callable[[str], None]) -> None:
         """Everything but the learner: enough to sample and to score."""
+        await asyncio.gather(self.start_engines(report), self.start_scorers(report))
+
+    async def start_engines(self, report: Callable[[str], None]) -> None:
+        await self.rollout.start()
+        report("rollout is ready")
+
+    async def start_scorers(self, report: Callable[[str], None]) -> None:
         if self.budget is not None:
             await self.budget.start()  # judges look for it when they start
 
-        async def pool(name: str) -> None:
-            await self.pools[name].start()
-            report(f"{name} is ready")
+        async def start(pool: ActorPool) -> None:
+            await pool.start()
+            report(f"{pool.kind} is ready")
 
-        await asyncio.gather(*(pool(name) for name in self.pools))
+        await asyncio.gather(*map(start, self.scorers.values()))
 
     async def stop(self) -> None:
         await asyncio.gather(*(pool.stop() for pool in self.pools.values()))

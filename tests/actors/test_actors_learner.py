@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from repo_ray.actors.learner import LearnerError, LearnerGroup, log
 from repo_ray.config.load import validate
 from repo_ray.learner.ppo_learner import UpdateResult
+from repo_ray.models.adapters import adapter_digest, parse_adapter
+from repo_ray.rollouts.publication import mean_difference
 
 CONFIG = validate(
     {
@@ -29,6 +31,9 @@ CONFIG = validate(
     },
     "test",
 )
+
+
+PROBES = [SimpleNamespace(prompt_token_ids=[1, 2, 3], token_ids=[4, 5, 6, 7])]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,16 @@ def test_two_ranks_save_to_the_driver_and_continue_from_it(
         try:
             await group.build(tiny_model, None)
             blobs = [await group._one(rank, "adapter_blob", "policy") for rank in (0, 1)]
-            assert blobs[0] == await group.adapter_blob("policy")
+            policy = adapter_digest(blobs[0])
+            assert policy == adapter_digest(await group.adapter_blob("policy"))
             assert blobs[1] == b""
+            canary = await group.canary(PROBES, 0, 1e-3)
+            assert mean_difference(canary.after, canary.before) >= 0.01
+            assert (
+                parse_adapter(canary.blob).modules.keys() == parse_adapter(blobs[0]).modules.keys()
+            )
+            now = adapter_digest(await group.adapter_blob("policy"))
+            assert now == policy, "the canary stays out of training"
             await group.save(first)
             await group.load(first)
             await group.save(second)

@@ -14,6 +14,7 @@ from repo_ray.rollouts.publication import (
     expected_shard,
     make_canary,
     tensors_to_verify,
+    visible_canary,
 )
 
 # --- which tensors ---------------------------------------------------------------------
@@ -126,6 +127,31 @@ def test_canary_has_the_shape_of_its_template_and_the_asked_scale():
 def test_canary_depends_on_its_seed_alone():
     one, again, other = [adapter_digest(make_canary(template(), seed, 0.5)) for seed in (1, 1, 2)]
     assert one == again != other
+
+
+def size(blob: bytes) -> float:
+    return float(parse_adapter(blob).modules["m.q"][1].abs().mean())
+
+
+def test_the_weakest_canary_that_is_seen_is_taken_and_else_the_strongest():
+    seen: list[float] = []
+
+    def moved_by(nats: float):
+        def logprobs(blob: bytes) -> list[list[float]]:
+            seen.append(size(blob))
+            return [[-1.0 - nats * len(seen)]]
+
+        return logprobs
+
+    # Ten tolerances are 1 nat, and a tenth more has to be: the third try moves by 1.2.
+    found = visible_canary(template(), 1, 0.1, [[-1.0]], moved_by(0.4))
+    assert seen == sorted(seen)
+    assert len(seen) == 3
+    assert (size(found.blob), found.before, found.after) == (seen[-1], [[-1.0]], [[-2.2]])
+    seen.clear()
+    found = visible_canary(template(), 1, 0.1, [[-1.0]], moved_by(0.0))
+    assert len(seen) > 3
+    assert size(found.blob) == max(seen)
 
 
 BEFORE = [[-1.0, -2.0], [-3.0]]
