@@ -39,7 +39,7 @@ $(STAMP): $(LOCK) docker/requirements.in pyproject.toml
 	    '"Start locally" page of PyTorch, or set PIP_FIND_LINKS to a folder that holds the wheel:' '' \
 	    '    make $(or $(MAKECMDGOALS),setup) TORCH_INDEX=<address of the index>' '' >&2; exit 1; }
 	@echo 'Installing $(LOCK) ...'
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement $(LOCK)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --compile-bytecode --requirement $(LOCK)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@test $(DEVICE) != cpu || $(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null \
 	  || echo 'warning: vLLM needs the system library libnuma (Debian, Ubuntu: apt install libnuma1)' >&2
