@@ -25,6 +25,7 @@ from repo_ray.rollouts.publication import make_canary
 PROMPT, REPLY = list(range(100, 140)), list(range(300, 312))
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.asyncio
 async def test_two_ranks_together_compute_what_peft_does(tiny_model: Path) -> None:
