@@ -69,24 +69,21 @@ def against_stock(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
 
 @contextmanager
 def uneven_lengths(config: Config, model: Path) -> Iterator[tuple[Work, Work]]:
-    """32 samples of 8 to 256 new tokens within the token budget, against one batch of all, each
-    padded to the longest. Padding stands before the prompt and is like it, so that both sides run
+    """32 samples of 8 to 256 new tokens as they are, against each padded to the longest; one
+    micro-batch either way. Padding stands before the prompt and is like it, so that both sides run
     the same code; the vocabulary never sees it on either."""
     rng = random.Random(0)
     batch = experiences([rng.randint(8, 256) for _ in range(32)], 1)
     longest = max(len(e.rollout.token_ids) for e in batch)
     padded = [_with_prompt_of(e, PROMPT_TOKENS + longest - len(e.rollout.token_ids)) for e in batch]
     room = config.learner.model_copy(update={"micro_batch_tokens": tokens(padded)})
-    ours, whole = (
-        PPOLearner(config, model),
-        PPOLearner(config.model_copy(update={"learner": room}), model),
-    )
+    learner = PPOLearner(config.model_copy(update={"learner": room}), model)
 
-    def update(learner: PPOLearner, samples: Sequence[Experience]) -> float:
+    def update(samples: Sequence[Experience]) -> float:
         assert not learner.update(samples).skipped
         return tokens(batch)
 
-    yield lambda: update(ours, batch), lambda: update(whole, padded)
+    yield lambda: update(batch), lambda: update(padded)
 
 
 def _with_prompt_of(e: Experience, count: int) -> Experience:
