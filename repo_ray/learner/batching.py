@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from repo_ray.learner.engine import Rank
-from repo_ray.models.actor_critic import TokenSequence
+from repo_ray.models.actor_critic import PromptReply, TokenSequence
 from repo_ray.models.packing import SHARED, budget_batches, in_common
 
-
-@dataclass(frozen=True)
-class Filler:
-    """What a rank computes where the samples do not divide evenly. The loss does not count it."""
-
-    prompt_token_ids: tuple[int, ...] = (0,)
-    token_ids: tuple[int, ...] = (0,)
+#: What a rank computes where the samples do not divide evenly. The loss does not count it.
+FILLER: Final = PromptReply((0,), (0,))
 
 
 def length(sample: TokenSequence) -> int:

@@ -17,8 +17,8 @@ from repo_ray.data.examples import Preference
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, TrainingError, evaluate, fit
 from repo_ray.learner.preparation import adapted, write_policy
-from repo_ray.learner.reply_logprobs import Reply, ReplyLogprobs
-from repo_ray.models.actor_critic import POLICY, SequenceBatch
+from repo_ray.learner.reply_logprobs import ReplyLogprobs
+from repo_ray.models.actor_critic import POLICY, PromptReply, SequenceBatch
 from repo_ray.models.adapters import adapter_parameters
 from repo_ray.models.chat import encode_prompt, encode_reply
 from repo_ray.models.packing import budget_batches
@@ -49,7 +49,7 @@ class _Pair:
     """A prompt with its chosen and its rejected reply, and both replies' log-probabilities [2]
     under the reference."""
 
-    replies: tuple[Reply, Reply]
+    replies: tuple[PromptReply, PromptReply]
     reference: Float[Tensor, 2]
 
 
@@ -73,13 +73,13 @@ def train_dpo(
     tokenizer, model = adapted(config, model_folder, POLICY, stage, whole=True, start=start)
     network = ReplyLogprobs(model, config.learner.logprob_chunk)
 
-    def replies(row: Preference) -> tuple[Reply, Reply]:
+    def replies(row: Preference) -> tuple[PromptReply, PromptReply]:
         prompt = encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking)
         chosen, rejected = (encode_reply(tokenizer, text) for text in (row.chosen, row.rejected))
-        return Reply(prompt, chosen), Reply(prompt, rejected)
+        return PromptReply(prompt, chosen), PromptReply(prompt, rejected)
 
     def logprobs(
-        forward: Callable[..., Tensor], pairs: Sequence[tuple[Reply, Reply]]
+        forward: Callable[..., Tensor], pairs: Sequence[tuple[PromptReply, PromptReply]]
     ) -> Float[Tensor, "N 2"]:
         both = [reply for pair in pairs for reply in pair]
         found = forward(SequenceBatch.of(both, model.device)).split(
@@ -136,7 +136,7 @@ def train_dpo(
     )
 
 
-def _tokens(pair: tuple[Reply, Reply]) -> int:
+def _tokens(pair: tuple[PromptReply, PromptReply]) -> int:
     """The prompt's once."""
     chosen, rejected = pair
     return len(chosen.prompt_token_ids) + len(chosen.token_ids) + len(rejected.token_ids)

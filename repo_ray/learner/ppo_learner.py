@@ -18,7 +18,7 @@ from repo_ray.algorithms.ppo import (
     value_loss,
 )
 from repo_ray.config.settings import Config
-from repo_ray.learner.batching import Filler, length, micro_batches, minibatches, share
+from repo_ray.learner.batching import FILLER, length, micro_batches, minibatches, share
 from repo_ray.learner.checkpoint import (
     HEAD,
     CheckpointError,
@@ -138,7 +138,7 @@ class PPOLearner:
             return UpdateResult(none, [], fault)
         algorithm = self._config.algorithm
         table = Table.of(batch)
-        rollouts: list[TokenSequence] = [*(e.rollout for e in batch), Filler()]
+        rollouts: list[TokenSequence] = [*(e.rollout for e in batch), FILLER]
         everything = list(range(len(batch)))
 
         one_pass = algorithm.minibatches == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 from jaxtyping import Float
@@ -15,14 +13,6 @@ from repo_ray.models.actor_critic import POLICY, SequenceBatch
 from repo_ray.models.adapters import computing
 from repo_ray.models.logprobs import token_logprobs
 from repo_ray.models.packing import hidden_states
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A prompt and the reply to learn from, as a `TokenSequence`."""
-
-    prompt_token_ids: Sequence[int]
-    token_ids: Sequence[int]
 
 
 class ReplyLogprobs(nn.Module):

@@ -14,8 +14,8 @@ from repo_ray.data.examples import Demonstration
 from repo_ray.data.selection import chosen_rows
 from repo_ray.learner.fitting import Objective, Progress, evaluate, fit
 from repo_ray.learner.preparation import adapted, write_policy
-from repo_ray.learner.reply_logprobs import Reply, ReplyLogprobs
-from repo_ray.models.actor_critic import POLICY, SequenceBatch
+from repo_ray.learner.reply_logprobs import ReplyLogprobs
+from repo_ray.models.actor_critic import POLICY, PromptReply, SequenceBatch
 from repo_ray.models.adapters import adapter_parameters
 from repo_ray.models.chat import encode_prompt, encode_reply
 
@@ -53,9 +53,9 @@ def train_sft(
     """
     tokenizer, model = adapted(config, model_folder, POLICY, stage, whole=True, start=start)
 
-    def encoded(rows: Sequence[Demonstration]) -> list[Reply]:
+    def encoded(rows: Sequence[Demonstration]) -> list[PromptReply]:
         return [
-            Reply(
+            PromptReply(
                 encode_prompt(tokenizer, row.prompt.messages, thinking=config.model.thinking),
                 encode_reply(tokenizer, row.reply),
             )
@@ -63,7 +63,7 @@ def train_sft(
         ]
 
     def loss(
-        forward: Callable[..., Tensor], items: Sequence[Reply]
+        forward: Callable[..., Tensor], items: Sequence[PromptReply]
     ) -> tuple[Tensor, dict[str, float]]:
         return -forward(SequenceBatch.of(items, model.device)).sum(), {}
 

@@ -34,6 +34,14 @@ class TokenSequence(Protocol):
 
 
 @dataclass(frozen=True)
+class PromptReply:
+    """The plainest `TokenSequence`: nothing but the tokens."""
+
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+
+
+@dataclass(frozen=True)
 class SequenceBatch:
     """B prompts with responses, packed, so that what they have in common is computed once.
 

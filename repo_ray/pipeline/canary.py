@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from repo_ray.config import Config
+from repo_ray.models.actor_critic import PromptReply, TokenSequence
 from repo_ray.rollouts.publication import (
     Canary,
     CanaryReport,
@@ -23,18 +23,11 @@ CANARY_VERSION = -1
 PROBES, PROBE_TOKENS, COMPARED_TOKENS = 4, 128, 32
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Tokens of a prompt, of which the latter are probed as if they were a reply."""
-
-    prompt_token_ids: Sequence[int]
-    token_ids: Sequence[int]
-
-    @classmethod
-    def of(cls, prompt: Sequence[int]) -> Probe:
-        ids = list(prompt[-PROBE_TOKENS:])
-        first = max(len(ids) - COMPARED_TOKENS, 1)  # what follows nothing has no log-prob
-        return cls(ids[:first], ids[first:])
+def as_probe(prompt: Sequence[int]) -> PromptReply:
+    """The end of a prompt, of which the latter tokens are probed as if they were a reply."""
+    ids = list(prompt[-PROBE_TOKENS:])
+    first = max(len(ids) - COMPARED_TOKENS, 1)  # what follows nothing has no log-prob
+    return PromptReply(ids[:first], ids[first:])
 
 
 async def start_checked(
@@ -52,7 +45,7 @@ async def start_checked(
     `System.start_learner`. Returns one report per engine. Raises `PublicationError`, and what
     starting raises.
     """
-    probes = [Probe.of(prompt) for prompt in islice(prompts, PROBES)]
+    probes = [as_probe(prompt) for prompt in islice(prompts, PROBES)]
     await system.learner.reserve()
 
     async def learner() -> tuple[Canary, bytes]:
@@ -73,7 +66,7 @@ async def start_checked(
 
 
 async def _check(
-    system: System, probes: Sequence[Probe], canary: Canary, tolerance: float
+    system: System, probes: Sequence[TokenSequence], canary: Canary, tolerance: float
 ) -> dict[str, CanaryReport]:
     """Pushes the canary and compares, on every engine at once."""
     rollout = system.rollout

@@ -3,12 +3,13 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repo_ray.learner.batching import Filler, micro_batches
+from repo_ray.learner.batching import FILLER, micro_batches
 from repo_ray.learner.engine import Rank
+from repo_ray.models.actor_critic import PromptReply
 
 SAMPLES = st.lists(
     st.builds(
-        Filler,
+        PromptReply,
         st.lists(st.integers(0, 1), min_size=1, max_size=40).map(tuple),
         st.lists(st.integers(0, 1), min_size=1, max_size=9).map(tuple),
     ),
@@ -22,7 +23,7 @@ SAMPLES = st.lists(
 def test_every_sample_is_computed_once_in_as_many_micro_batches_on_each_rank(
     samples, world, budget
 ):
-    given_ = [*samples, Filler()]
+    given_ = [*samples, FILLER]
     ranks = [
         list(micro_batches(given_, range(len(samples)), Rank(r, world), budget))
         for r in range(world)
@@ -35,8 +36,8 @@ def test_every_sample_is_computed_once_in_as_many_micro_batches_on_each_rank(
 
 def test_replies_to_one_prompt_count_its_tokens_once():
     def reply(first, last):
-        return Filler((first,) * 30, (last,) * 10)
+        return PromptReply((first,) * 30, (last,) * 10)
 
-    samples = [reply(1, 2), reply(5, 2), reply(1, 3), reply(5, 3), reply(1, 4), Filler()]
+    samples = [reply(1, 2), reply(5, 2), reply(1, 3), reply(5, 3), reply(1, 4), FILLER]
     # 30 + 3 * 10 and 30 + 2 * 10 tokens: apart, a prompt and a reply would be 40 each time.
     assert list(micro_batches(samples, range(5), Rank(), 60)) == [[0, 2, 4], [1, 3]]
