@@ -28,6 +28,8 @@ TRL_PYTHON = "REPO_RAY_TRL_PYTHON"
 TRL_CHECKPOINTING, TRL_ALLOCATOR = "REPO_RAY_TRL_CHECKPOINTING", "REPO_RAY_TRL_ALLOCATOR"
 TRL_SCRIPT = Path(__file__).with_name("trl_steps.py")
 GROUP = 8
+#: Unmeasured steps of ours before its first turn: the learner compiles for shapes that are new to it.
+SETTLING = 3
 PROMPTS = [
     "Write a long letter to the manager of a small hotel by the sea about the price of its rooms.",
     "Tell me in many words how the owner of a travel agency spends a busy day in the summer.",
@@ -70,7 +72,8 @@ def grpo_against_trl(config: Config, model: Path) -> Iterator[tuple[Work, Work]]
         ):
             value = reward(rollout.text)
             batch.append(Experience(prompt, rollout, (), Reward(value, value, 0, 0, 0, 1)))
-        result = await asyncio.to_thread(learner.update, batch)
+        # In the thread that made the learner: OpenMP's threads of a second one would make all sleep.
+        result = learner.update(batch)
         assert not result.skipped, result.skipped
         blob = learner.adapter_blob("policy")
         await engine.push(blob, number, adapter_digest(blob))
@@ -83,6 +86,8 @@ def grpo_against_trl(config: Config, model: Path) -> Iterator[tuple[Work, Work]]
     with asyncio.Runner() as runner, trl(model) as theirs:
         runner.run(engine.start())
         try:
+            for _ in range(SETTLING):
+                runner.run(step())
             yield lambda: runner.run(step()), trl_step
         finally:
             runner.run(engine.shutdown())

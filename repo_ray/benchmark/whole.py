@@ -8,7 +8,7 @@ from pathlib import Path
 
 from repo_ray.benchmark.measure import Work
 from repo_ray.benchmark.running import training
-from repo_ray.benchmark.steps import GROUP, PROMPTS, trl
+from repo_ray.benchmark.steps import GROUP, PROMPTS, SETTLING, trl
 from repo_ray.config.settings import Config
 from repo_ray.records import Message, Prompt
 
@@ -32,6 +32,8 @@ def _against_trl(config: Config, model: Path, judge: bool) -> Iterator[tuple[Wor
     judged = config.judge.model_copy(update={"enabled": judge})
     config = config.model_copy(update={"judge": judged})
     with training(config, model, prompts()) as ours, trl(model) as theirs:
+        for _ in range(SETTLING):
+            ours.step()
 
         def step() -> float:
             ours.step()
