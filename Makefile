@@ -46,7 +46,7 @@ $(STAMP): $(LOCK) docker/requirements.in pyproject.toml
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-quickstart: setup  ## run the main job on this machine: data to report, under 12 minutes on 2 cores once installed
+quickstart: setup  ## run the main job on this machine: data to report, 9 to 13 minutes on 2 cores once installed
 	$(BIN)/python jobs/train_repo.py --config jobs/configs/quickstart.yaml --resume
 
 check: setup  ## lint, format and types
