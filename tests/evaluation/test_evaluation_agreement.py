@@ -1,4 +1,4 @@
-"""Cohen's kappa: worked by hand, against a loop over all crossings, at the edges, with its interval."""
+"""Cohen's kappa: by hand, against a loop over all crossings, at the edges, with its interval."""
 
 from __future__ import annotations
 

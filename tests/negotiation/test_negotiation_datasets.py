@@ -191,6 +191,14 @@ def bag_of_words(texts: list[str], labels: list[int], lengths: tuple[int, ...]) 
     return lambda texts: counts(texts) @ best.x
 
 
+def test_a_bag_of_words_tells_what_words_tell() -> None:
+    texts = [f"offer {n} {word} price" for n in range(10) for word in ("fair", "silly")]
+    judge = bag_of_words(texts, [1, -1] * 10, (1, 2))
+    fair, silly, neither = judge(["a fair offer", "a silly offer", "an offer"])
+    assert fair > neither > silly
+    assert fair - neither == pytest.approx(neither - silly, abs=1e-3)
+
+
 def test_a_bag_of_words_cannot_tell(data: Data) -> None:
     """Bound: 0.65 over all held-out pairs, 0.6 on contextual ones (chance is 0.5, three standard
     errors of some 200 pairs 0.1; with the full data 0.51)."""
