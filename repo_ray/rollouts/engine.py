@@ -62,6 +62,9 @@ def engine_environment(config: Config) -> dict[str, str]:
             # Lets the worker live inside the engine core: on CPUs vLLM otherwise turns `uni`
             # into `mp`, one more process. AsyncLLM has its engine core apart either way.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            # vLLM 0.32 saves an ahead-of-time compiled CPU model, then cannot load it and compiles
+            # again at every start; without, Inductor's own cache is found.
+            "VLLM_USE_AOT_COMPILE": "0",
         }
     return variables
 
