@@ -4,8 +4,8 @@
 
 Each run is a run folder of its own in there (`repo-ray plan --from-run` reads it), made by a process
 of its own and left out where it is there already. Speeds are fitted to the first and written to
-speeds.yaml; the others are predicted. Prints the table and writes it to the folder. About 25 minutes on
-two cores, on which nothing else should run.
+speeds.yaml; the others are predicted. Prints the table and writes it to the folder. Half an
+hour to an hour on two cores, on which nothing else should run, and whose speed should not change.
 """
 
 from __future__ import annotations
