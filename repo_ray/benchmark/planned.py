@@ -71,7 +71,7 @@ def measure(config: Config, model: Path, folder: Path, steps: int) -> None:
 
 
 def compare(
-    folders: Mapping[str, Path], cluster: Cluster, speeds: Speeds
+    folders: Mapping[str, Path], nodes: Cluster, speeds: Speeds
 ) -> tuple[Speeds, list[Comparison]]:
     """Speeds fitted to the first run, and all runs beside what these predict.
 
@@ -79,15 +79,15 @@ def compare(
     """
     runs = {name: read_run(folder) for name, folder in folders.items()}
     first = next(iter(runs.values()))
-    fitted = calibrated(speeds, first, forecast(_setting(first, cluster, speeds)))
+    fitted = calibrated(speeds, first, forecast(_setting(first, nodes, speeds)))
     return fitted, [
-        Comparison(name, run.errors(forecast(_setting(run, cluster, fitted))))
+        Comparison(name, run.errors(forecast(_setting(run, nodes, fitted))))
         for name, run in runs.items()
     ]
 
 
-def _setting(run: Measured, cluster: Cluster, speeds: Speeds) -> Setting:
-    return Setting(run.config, read_architecture(run.config.model.path), cluster, speeds, run.load)
+def _setting(run: Measured, nodes: Cluster, speeds: Speeds) -> Setting:
+    return Setting(run.config, read_architecture(run.config.model.path), nodes, speeds, run.load)
 
 
 def markdown(machine: Mapping[str, str], compared: Sequence[Comparison]) -> str:
