@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from repo_ray.actors.environment import thread_environment
+from repo_ray.benchmark.apart import PartFailedError, run_apart
 from repo_ray.benchmark.measure import compare
 from repo_ray.benchmark.parts import PARTS
 from repo_ray.benchmark.table import machine, markdown
@@ -56,14 +56,12 @@ def main() -> int:
     results = {}
     for name in chosen:
         file = arguments.out / f"{name}.json"
-        command = [sys.executable, __file__, name, "--config", str(arguments.config)]
-        command += ["--repeats", str(arguments.repeats), "--alone", str(file)]
-        with console.status(f"measuring {name}"):
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment
-            )
-        if done.returncode:
-            print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+        part = [__file__, name, "--config", str(arguments.config)]
+        part += ["--repeats", str(arguments.repeats), "--alone", str(file)]
+        try:
+            run_apart(console, name, part, environment)
+        except PartFailedError as error:
+            print(error, file=sys.stderr)
             return 1
         results[name] = json.loads(file.read_text(encoding="utf-8"))
         console.print(f"{name}: {results[name]['ratio']['median']:.2f}x")

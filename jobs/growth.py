@@ -1,13 +1,13 @@
-"""Measures how a step grows with samples, tokens, engines and judges, and draws it.
+"""Measures how a step grows, draws it, and says how far `repo-ray plan` was off.
 
     python jobs/growth.py --out runs/growth
     python jobs/growth.py --out runs/growth --curves engines judges
-    python jobs/growth.py --out runs/growth --samples 8 16 --tokens 16
 
-Samples and tokens are measured in real steps, engines and judges with simulated delays. Writes
-growth.html to the folder, and every point as JSON: one that is there is not measured again, and the
-page has them all, so that curves may be measured one after the other. Every point runs in a process
-of its own. Nothing else should run on the machine.
+Samples, tokens and other shapes are short real runs beside the plan's predictions; engines and judges
+are simulated delays. Writes growth.html to the folder and prints its summary. Every point has a file or
+a run folder (`repo-ray plan --from-run` reads it): one that is there is not measured again, and the
+page has them all. Every point runs in a process of its own. Nothing else should run on the machine: an
+hour or two on two cores.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from repo_ray.benchmark.growth import Point, SimulatedPoint, curves, measure_point, write_page
+from repo_ray.benchmark.apart import PartFailedError, run_apart
+from repo_ray.benchmark.growth import SimulatedPoint, write_page
 from repo_ray.benchmark.growth_simulated import SHAPES, measure_steps, simulated_curves
+from repo_ray.benchmark.planned import UNCOMPILED, compare, done, measure, runs, summary
 from repo_ray.benchmark.table import machine
 from repo_ray.config.load import ConfigError, load_config
-from repo_ray.config.settings import Config
 from repo_ray.models.loading import ModelNotFoundError, resolve_model
+from repo_ray.planning import Cluster
+from repo_ray.planning.speeds import CPU
 
 CONFIG = Path(__file__).parent / "configs" / "benchmark.yaml"
-SAMPLES, TOKENS = (8, 16, 32, 64), (16, 64, 128, 256)
 ENGINES, JUDGES = (8, 32, 128, 512), (1, 2, 4, 8, 16)
-CURVES = ("samples", "tokens", "engines", "judges")
+CURVES = ("runs", "engines", "judges")
 
 
 def main() -> int:
@@ -41,77 +42,69 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--out", type=Path, default=Path("runs/growth"))
     parser.add_argument("--curves", nargs="+", choices=CURVES, default=CURVES, help="to measure")
-    parser.add_argument("--samples", type=int, nargs="*", default=SAMPLES)
-    parser.add_argument("--tokens", type=int, nargs="*", default=TOKENS, help="most per reply")
     parser.add_argument("--engines", type=int, nargs="*", default=ENGINES)
     parser.add_argument("--judges", type=int, nargs="*", default=JUDGES)
     parser.add_argument("--steps", type=int, default=2, help="measured steps of each point")
-    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     console = Console(highlight=False)
+    out: Path = arguments.out
     try:
-        config = load_config(arguments.config, [])
         if arguments.alone:
-            point = measure(arguments, config)
-            arguments.alone.write_text(json.dumps(asdict(point)), encoding="utf-8")
+            measure_point(arguments, arguments.alone)
             return 0
+        load_config(arguments.config, [])
+        out.mkdir(parents=True, exist_ok=True)
+        for name in wanted(arguments):
+            if done(out / name) or (out / f"{name}.json").exists():
+                continue
+            options = ["--config", str(arguments.config), "--out", str(out)]
+            options += ["--steps", str(arguments.steps), "--alone", name]
+            run_apart(console, name, [__file__, *options])
+            console.print(f"measured {name}")
     except (ConfigError, ModelNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, options in dict(wanted(arguments, config)).items():
-        file = arguments.out / f"{name}.json"
-        if file.exists():
-            continue
-        command = [sys.executable, __file__, "--config", str(arguments.config)]
-        command += ["--steps", str(arguments.steps), *options, "--alone", str(file)]
-        with console.status(f"measuring {name}"):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
-            return 1
-        console.print(f"{name}: {file.read_text(encoding='utf-8')}")
-    console.print(f"drawn: {draw(arguments.out, config)}")
+    except PartFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    draw(console, out)
     return 0
 
 
-def wanted(arguments: argparse.Namespace, config: Config) -> Iterator[tuple[str, list[str]]]:
-    """The file name of every point, and the options that measure it."""
-    samples, tokens = config.run.batch_size, config.sampling.max_new_tokens
-    for curve in arguments.curves:
-        for size in getattr(arguments, curve):
-            if curve in SHAPES:
-                yield f"{curve}-{size}", ["--curves", curve, f"--{curve}", str(size)]
-                continue
-            n, t = (size, tokens) if curve == "samples" else (samples, size)
-            options = ["--curves", curve, "--samples", str(n), "--tokens", str(t)]
-            yield f"{n}x{t}", options
+def wanted(arguments: argparse.Namespace) -> Sequence[str]:
+    """Names of the points: run folders, and files of simulated ones."""
+    names = list(runs()) if "runs" in arguments.curves else []
+    simulated = [curve for curve in arguments.curves if curve in SHAPES]
+    return names + [f"{curve}-{size}" for curve in simulated for size in getattr(arguments, curve)]
 
 
-def measure(arguments: argparse.Namespace, config: Config) -> Point | SimulatedPoint:
-    """The one point that these options say. Raises `ModelNotFoundError`."""
-    curve, steps = arguments.curves[0], arguments.steps
-    if curve in SHAPES:
-        shape = SHAPES[curve](getattr(arguments, curve)[0])
-        return asyncio.run(measure_steps(curve, shape, steps))
-    model = resolve_model(config.model.path)
-    return measure_point(config, model, arguments.samples[0], arguments.tokens[0], steps)
+def measure_point(arguments: argparse.Namespace, name: str) -> None:
+    """Measures the point of that name. Raises `ConfigError` and `ModelNotFoundError`."""
+    if name in runs():
+        changes = [*UNCOMPILED, *runs()[name], f"run.name={name}"]
+        config = load_config(arguments.config, changes)
+        measure(config, resolve_model(config.model.path), arguments.out / name, arguments.steps)
+        return
+    curve, size = name.split("-")
+    point = asyncio.run(measure_steps(curve, SHAPES[curve](int(size)), arguments.steps))
+    (arguments.out / f"{name}.json").write_text(json.dumps(asdict(point)), encoding="utf-8")
 
 
-def draw(out: Path, config: Config) -> Path:
+def draw(console: Console, out: Path) -> None:
     """The page of all points in the folder."""
-    points = [Point(**json.loads(f.read_text())) for f in out.glob("[0-9]*x[0-9]*.json")]
-    points.sort(key=lambda p: (p.samples, p.max_new_tokens))
+    compared = compare(out, list(runs()), Cluster.of_this_machine(), CPU)
     simulated = [
-        SimulatedPoint(**json.loads(f.read_text()))
+        SimulatedPoint(**json.loads(file.read_text(encoding="utf-8")))
         for curve in SHAPES
-        for f in out.glob(f"{curve}-*.json")
+        for file in out.glob(f"{curve}-*.json")
     ]
     simulated.sort(key=lambda p: (p.curve, p.engines, p.judges))
-    real = curves(points, config.run.batch_size, config.sampling.max_new_tokens)
     page = out / "growth.html"
-    write_page(page, machine(), points, real, simulated, simulated_curves(simulated))
-    return page
+    write_page(page, machine(), compared, simulated, simulated_curves(simulated))
+    if compared:
+        console.print(summary(compared))
+    console.print(f"drawn: {page}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from repo_ray.benchmark import merge_study
+from repo_ray.benchmark.apart import PartFailedError, run_apart
 from repo_ray.benchmark.merge_report import markdown, summarise
 from repo_ray.benchmark.table import machine
 from repo_ray.config.load import load_config
@@ -81,11 +81,10 @@ def main() -> int:
     for name in chosen:
         if study[name][0].exists():
             continue
-        command = [sys.executable, __file__, name, "--out", str(arguments.out), "--alone"]
-        with console.status(name):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{name} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
+        try:
+            run_apart(console, name, [__file__, name, "--out", str(arguments.out), "--alone"])
+        except PartFailedError as error:
+            print(error, file=sys.stderr)
             return 1
     if missing := [name for name, (file, _) in study.items() if not file.exists()]:
         console.print(f"still to be done: {', '.join(missing)}")

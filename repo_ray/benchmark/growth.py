@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -10,30 +10,12 @@ from typing import Any
 
 import jinja2
 
-from repo_ray.benchmark.running import training
-from repo_ray.benchmark.whole import prompts
-from repo_ray.config.settings import Config
+from repo_ray.benchmark.planned import Comparison, summary
 from repo_ray.evaluation import charts
+from repo_ray.planning.measured import Measured
 
-#: Phases of a step, as `metrics.jsonl` and as the page names them.
-PHASES = {
-    "time/collect_s": "sample and score",
-    "time/update_s": "update",
-    "time/push_s": "push and verify",
-}
-
-
-@dataclass(frozen=True)
-class Point:
-    """Steps of one size: medians of each phase's seconds; `tokens` sampled per reply, the mean.
-
-    Replies may end before `max_new_tokens`.
-    """
-
-    samples: int
-    max_new_tokens: int
-    tokens: float
-    seconds: Mapping[str, float]
+#: Phases of a step, as `Measured` and as the page names them.
+PHASES = {"collect_s": "sample and score", "update_s": "update", "push_s": "push and verify"}
 
 
 @dataclass(frozen=True)
@@ -63,66 +45,51 @@ class Curve:
     log_x: bool = False
 
 
-def measure_point(
-    config: Config, model: Path, samples: int, max_new_tokens: int, steps: int
-) -> Point:
-    """`steps` steps of a whole system, after one that is not counted."""
-    sized = {
-        "run": config.run.model_copy(update={"batch_size": samples}),
-        "sampling": config.sampling.model_copy(update={"max_new_tokens": max_new_tokens}),
-    }
-    with training(config.model_copy(update=sized), model, prompts()) as system:
-        for _ in range(steps + 1):
-            system.step()
-        rows = system.finish()[1:]
-    return Point(
-        samples,
-        max_new_tokens,
-        median(row["reply/tokens"] for row in rows),
-        {phase: median(row[phase] for row in rows) for phase in PHASES},
-    )
+#: What grows: the shapes of `planned.SHAPES` that begin so, and its size in a run.
+_SIZES: Mapping[str, Callable[[Measured], float]] = {
+    "samples": lambda run: run.config.run.batch_size,
+    "tokens": lambda run: run.load.reply,
+}
 
 
-def curves(points: Sequence[Point], samples: int, max_new_tokens: int) -> list[Curve]:
-    """Over the samples at `max_new_tokens`, and over the tokens at `samples`, where there are any."""
-    by_samples = sorted(
-        (p for p in points if p.max_new_tokens == max_new_tokens), key=lambda p: p.samples
-    )
-    by_tokens = sorted((p for p in points if p.samples == samples), key=lambda p: p.tokens)
-    drawn = [
-        Curve(
-            "Samples per step",
-            f"seconds of each phase; replies of up to {max_new_tokens} tokens",
-            _lines(by_samples, [p.samples for p in by_samples]),
-        ),
-        Curve(
-            "Tokens per reply",
-            f"seconds of each phase; {samples} samples, x is the mean that was sampled",
-            _lines(by_tokens, [p.tokens for p in by_tokens]),
-        ),
-    ]
-    return [curve for curve in drawn if any(curve.lines.values())]
+def curves(compared: Sequence[Comparison]) -> list[Curve]:
+    """Over the samples and over the tokens of a reply (the mean), where there are such shapes.
 
+    Among them is the base run, by its medians over all turns; nothing predicts it.
+    """
+    bases = [c.run for c in compared if not c.predicted]
+    drawn: list[Curve] = []
+    for what, size in _SIZES.items():
+        shapes = [c for c in compared if c.predicted and c.shape.startswith(what)]
+        if not shapes:
+            continue
+        rows = [(size(c.run), [c.run], c.predicted["step"]) for c in shapes]
+        usual = median(run.step_s for run in bases)
+        rows.append((median(size(run) for run in bases), bases, usual))
+        rows.sort(key=lambda row: row[0])
 
-def _lines(
-    points: Sequence[Point], xs: Sequence[float]
-) -> dict[str, Sequence[tuple[float, float]]]:
-    return {
-        label: [(x, p.seconds[phase]) for x, p in zip(xs, points, strict=True)]
-        for phase, label in PHASES.items()
-    }
+        def line(
+            field: str, rows: Sequence[tuple[float, list[Measured], float]] = rows
+        ) -> list[tuple[float, float]]:
+            return [(x, median(getattr(run, field) for run in made)) for x, made, _ in rows]
+
+        phases = {label: line(field) for field, label in PHASES.items()}
+        step = {"measured": line("step_s"), "predicted": [(x, step) for x, _, step in rows]}
+        drawn += [
+            Curve(f"{what.capitalize()}: seconds of each phase", "", phases),
+            Curve(f"{what.capitalize()}: seconds of a step", "", step),
+        ]
+    return drawn
 
 
 def write_page(
     path: Path,
     machine: Mapping[str, str],
-    points: Sequence[Point],
-    drawn: Sequence[Curve],
-    simulated: Sequence[SimulatedPoint] = (),
-    simulated_drawn: Sequence[Curve] = (),
+    compared: Sequence[Comparison],
+    simulated: Sequence[SimulatedPoint],
+    simulated_drawn: Sequence[Curve],
 ) -> None:
-    """One self-contained page: the curves of real steps and of simulated ones, and their points in
-    tables."""
+    """One self-contained page: curves of real steps and of simulated ones, and all points."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([Path(__file__).parent, Path(charts.__file__).parent]),
         autoescape=True,
@@ -132,9 +99,9 @@ def write_page(
     )
     page = environment.get_template("growth.html.j2").render(
         machine=machine,
-        cards=[_card(curve) for curve in drawn],
-        points=points,
-        phases=PHASES,
+        cards=[_card(curve) for curve in curves(compared)],
+        compared=compared,
+        summary=summary(compared),
         simulated_cards=[_card(curve) for curve in simulated_drawn],
         simulated=simulated,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from repo_ray.benchmark.running import Training, cluster
 from repo_ray.config.load import dump_config
@@ -14,18 +14,16 @@ from repo_ray.config.settings import Config
 from repo_ray.data.reader import read_prompts
 from repo_ray.negotiation.datasets import build_datasets
 from repo_ray.planning import Cluster, read_architecture
-from repo_ray.planning.forecast import Setting, forecast
+from repo_ray.planning.forecast import Forecast, Setting, forecast
 from repo_ray.planning.measured import Measured, calibrated, read_run
 from repo_ray.planning.speeds import Speeds
 
-#: What each shape changes in the config. Speeds are fitted to the first, the others are predicted.
+#: What each shape changes in the config.
 SHAPES: Mapping[str, Sequence[str]] = {
-    "base": (),
     "samples-8": ("run.batch_size=8",),
     "samples-32": ("run.batch_size=32",),
     "tokens-16": ("sampling.max_new_tokens=16",),
     "tokens-112": ("sampling.max_new_tokens=112",),
-    "rank-16": ("lora.rank=16", "lora.alpha=16"),
     "group": ("algorithm.advantage=group", "algorithm.group_size=8"),
     "no-judge": ("judge.enabled=false",),
     "two-engines": ("rollout.pool.replicas=2", "rollout.pool.cpus=0.2"),
@@ -35,18 +33,33 @@ SHAPES: Mapping[str, Sequence[str]] = {
 UNCOMPILED = ("learner.compile=false", "rollout.enforce_eager=true")
 
 
+def runs() -> dict[str, Sequence[str]]:
+    """What each run changes in the config, by folder name and in order.
+
+    A base run, which changes nothing, comes before and after every shape: the speed of a shared
+    machine may halve within the hour, and each shape is predicted from its neighbours.
+    """
+    ordered: list[tuple[str, Sequence[str]]] = [("base", ())]
+    for shape, changes in SHAPES.items():
+        ordered += [(shape, changes), ("base", ())]
+    return {f"{number:02}-{name}": said for number, (name, said) in enumerate(ordered)}
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """Measured and predicted seconds of one shape, by phase (`Measured.errors`)."""
+    """A run, and the seconds predicted for it by phase (names of `Measured.errors`).
+
+    A base run is compared with nothing: its prediction is empty.
+    """
 
     shape: str
-    errors: Mapping[str, tuple[float, float]]
+    run: Measured
+    predicted: Mapping[str, float]
 
     @property
     def step_error(self) -> float:
         """(predicted - measured) / measured of a whole step."""
-        measured, predicted = self.errors["step"]
-        return predicted / measured - 1
+        return self.predicted["step"] / self.run.step_s - 1
 
 
 def measure(config: Config, model: Path, folder: Path, steps: int) -> None:
@@ -70,47 +83,52 @@ def measure(config: Config, model: Path, folder: Path, steps: int) -> None:
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
 
-def compare(
-    folders: Mapping[str, Path], nodes: Cluster, speeds: Speeds
-) -> tuple[Speeds, list[Comparison]]:
-    """Speeds fitted to the first run, and all runs beside what these predict.
+def done(folder: Path) -> bool:
+    """Whether `measure` has finished there."""
+    return (folder / "config.yaml").exists()
 
-    Raises `PlanError` for a folder that is no such run.
+
+def compare(out: Path, names: Sequence[str], nodes: Cluster, speeds: Speeds) -> list[Comparison]:
+    """Those of the runs (`runs`) that are in `out`, in order.
+
+    A shape is predicted with `speeds` fitted to the base run before it, and with those fitted to the
+    one after it: the mean counts. Without both it is left out. Raises `PlanError` for a folder that
+    is no such run.
     """
-    runs = {name: read_run(folder) for name, folder in folders.items()}
-    first = next(iter(runs.values()))
-    fitted = calibrated(speeds, first, forecast(_setting(first, nodes, speeds)))
-    return fitted, [
-        Comparison(name, run.errors(forecast(_setting(run, nodes, fitted))))
-        for name, run in runs.items()
-    ]
+    there = {name: read_run(out / name) for name in names if done(out / name)}
+
+    def predict(run: Measured, known: Speeds) -> Forecast:
+        architecture = read_architecture(run.config.model.path)
+        return forecast(Setting(run.config, architecture, nodes, known, run.load))
+
+    def fitted(base: Measured) -> Speeds:
+        return calibrated(speeds, base, predict(base, speeds))
+
+    compared = []
+    for number, name in enumerate(names):
+        shape = name.split("-", 1)[1]
+        if name not in there:
+            continue
+        run = there[name]
+        if shape == "base":
+            compared.append(Comparison(shape, run, {}))
+            continue
+        around = [there[n] for n in (names[number - 1], names[number + 1]) if n in there]
+        if len(around) == 2:
+            both = [run.errors(predict(run, fitted(base))) for base in around]
+            mean = {phase: fmean(errors[phase][1] for errors in both) for phase in both[0]}
+            compared.append(Comparison(shape, run, mean))
+    return compared
 
 
-def _setting(run: Measured, nodes: Cluster, speeds: Speeds) -> Setting:
-    return Setting(run.config, read_architecture(run.config.model.path), nodes, speeds, run.load)
-
-
-def markdown(machine: Mapping[str, str], compared: Sequence[Comparison]) -> str:
-    """Seconds measured and predicted, and the error of each whole step but the fitted one."""
-    lines = [
-        f"{machine['hardware']}; seconds measured and predicted; speeds fitted to the first row.",
-        "",
-        "| shape | collect | update | push | step | error |",
-        "|---|---|---|---|---|---|",
-    ]
-    for number, row in enumerate(compared):
-        cells = [_pair(row.errors.get(phase)) for phase in ("collect", "update", "push", "step")]
-        error = f"{row.step_error:+.0%}" if number else "fitted"
-        lines.append(f"| {row.shape} | {' | '.join(cells)} | {error} |")
-    return "\n".join([*lines, "", _summary(row.step_error for row in compared[1:]), ""])
-
-
-def _pair(seconds: tuple[float, float] | None) -> str:
-    return f"{seconds[0]:.2f}, {seconds[1]:.2f}" if seconds else ""
-
-
-def _summary(errors: Iterable[float]) -> str:
-    off = [abs(error) for error in errors]
+def summary(compared: Sequence[Comparison]) -> str:
+    """How far predicted steps were off, and how far the machine's own speed went."""
+    off = [abs(c.step_error) for c in compared if c.predicted]
     if not off:
-        return "Nothing was predicted: there is one run alone."
-    return f"Off by {median(off):.0%} in the median of {len(off)} predicted steps, {max(off):.0%} at worst."
+        return "Nothing was predicted: a shape needs the base runs before and after it."
+    base = [c.run.step_s for c in compared if c.shape == "base"]
+    return (
+        f"Off by {median(off):.0%} in the median of {len(off)} predicted steps, {max(off):.0%} at"
+        f" worst. The base run, made {len(base)} times, took {min(base):.1f} to {max(base):.1f} s a"
+        " step."
+    )

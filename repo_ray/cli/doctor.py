@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from repo_ray.cli.console import ConfigOption, OverridesArgument
-from repo_ray.cli.plan import machine
 from repo_ray.config import Config, load_config
 from repo_ray.doctor.check import Check
 from repo_ray.doctor.machine import (
@@ -20,6 +19,7 @@ from repo_ray.doctor.machine import (
     token_auth,
     versions,
 )
+from repo_ray.planning import Cluster
 
 _LOCKS = Path(__file__).parents[2] / "docker"
 
@@ -58,7 +58,7 @@ def _checks(
     yield shared_memory()
     yield token_auth(Path.home())
     if address is None and device == "cpu":
-        yield resources(config, machine())
+        yield resources(config, Cluster.of_this_machine())
     from repo_ray.doctor.judge import judge
 
     yield judge(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +65,7 @@ def command(
     ] = None,
 ) -> None:
     """Print what a config would run where and how fast, memory included; refuse what cannot fit."""
-    here = machine()
+    here = Cluster.of_this_machine()
     cluster = Cluster(
         nodes=nodes,
         cpus=here.cpus if cpus is None else cpus,
@@ -134,9 +133,3 @@ def _numbers(text: str) -> list[int]:
     if min(numbers) < 1:
         fail(f"--gpus-total {text!r}: expected numbers such as 8,16,32")
     return numbers
-
-
-def machine() -> Cluster:
-    """This machine as a cluster of one node, its GPUs left out."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return Cluster(nodes=1, cpus=float(os.cpu_count() or 1), memory_gib=round(memory, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,12 @@ class Cluster:
     memory_gib: float
     gpus: int = 0
     gpu_memory_gib: float = 0.0
+
+    @classmethod
+    def of_this_machine(cls) -> Cluster:
+        """One node, its GPUs left out."""
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+        return cls(nodes=1, cpus=float(os.cpu_count() or 1), memory_gib=round(memory, 1))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""What grows with what: points of a small real and a small simulated system; curves, page and job by
-hand."""
+"""What grows with what: a small simulated system; curves, page and job by hand."""
 
 from __future__ import annotations
 
@@ -14,12 +13,8 @@ from typing import Any
 import pytest
 
 from repo_ray.benchmark.growth import (
-    PHASES,
-    Curve,
-    Point,
     SimulatedPoint,
     curves,
-    measure_point,
     write_page,
 )
 from repo_ray.benchmark.growth_simulated import (
@@ -30,20 +25,38 @@ from repo_ray.benchmark.growth_simulated import (
     over_judges,
     simulated_curves,
 )
+from repo_ray.benchmark.planned import Comparison
 from repo_ray.benchmark.simulated import Delays
 from repo_ray.benchmark.simulation import Shape
 from repo_ray.config.load import validate
+from repo_ray.planning.measured import Measured
+from repo_ray.planning.work import Load
 
-COLLECT, UPDATE, PUSH = PHASES
 JOB = Path(__file__).parents[2] / "jobs" / "growth.py"
 MACHINE = {"hardware": "h", "torch": "1", "transformers": "2"}
 
 
-def point(samples: int, max_new_tokens: int, tokens: float, collect: float) -> Point:
-    return Point(samples, max_new_tokens, tokens, {COLLECT: collect, UPDATE: 2.0, PUSH: 1.0})
+def compared(
+    tree: dict[str, Any], shape: str, reply: float, collect_s: float, predicted: float | None = None
+) -> Comparison:
+    config = validate(
+        tree | {"run": tree["run"] | {"batch_size": 8 if "-8" in shape else 16}}, "test"
+    )
+    made = Measured(config, Load(99, reply, 64), 2, collect_s, 2.0, 1.0, collect_s + 3)
+    return Comparison(shape, made, {"step": predicted} if predicted else {})
 
 
-POINTS = [point(16, 64, 60, 5.0), point(8, 64, 62, 3.0), point(16, 16, 15, 1.5)]
+@pytest.fixture
+def real(tiny_tree: dict[str, Any]) -> list[Comparison]:
+    return [
+        compared(tiny_tree, "base", 60, 5.0),
+        compared(tiny_tree, "samples-8", 62, 3.0, 6.6),
+        compared(tiny_tree, "base", 60, 7.0),
+        compared(tiny_tree, "tokens-16", 15, 1.5, 4.0),
+        compared(tiny_tree, "base", 60, 5.2),
+    ]
+
+
 SIMULATED = [
     SimulatedPoint("engines", 32, 2, 128, 12.0, 10.0, 2.5),
     SimulatedPoint("engines", 8, 1, 32, 8.0, 7.5, 9.0),
@@ -51,34 +64,29 @@ SIMULATED = [
 ]
 
 
-@pytest.mark.timeout(300)
-def test_a_point_of_a_whole_system(tiny_model: Path, tiny_tree: dict[str, Any]) -> None:
-    config = validate(tiny_tree | {"monitor": {"every": 0}}, "test")
-    found = measure_point(config, tiny_model, 4, 8, 1)
-    assert (found.samples, found.max_new_tokens) == (4, 8)
-    assert 1 <= found.tokens <= 8
-    assert set(found.seconds) == {COLLECT, UPDATE, PUSH}
-    assert all(0 < seconds < 60 for seconds in found.seconds.values())
+def test_each_curve_has_the_shapes_of_its_name_and_the_medians_of_the_base(
+    real: list[Comparison],
+) -> None:
+    phases, step, _, tokens = curves(real)
+    assert phases.lines["sample and score"] == [(8, 3.0), (16, 5.2)]
+    assert phases.lines["push and verify"] == [(8, 1.0), (16, 1.0)]
+    assert step.lines == {"measured": [(8, 6.0), (16, 8.2)], "predicted": [(8, 6.6), (16, 8.2)]}
+    assert tokens.lines["predicted"] == [(15, 4.0), (60, 8.2)]
+    assert curves(real[:1]) == []
 
 
-def test_each_curve_has_the_points_that_share_the_other_size() -> None:
-    over_samples, over_tokens = curves(POINTS, 16, 64)
-    assert over_samples.lines["sample and score"] == [(8, 3.0), (16, 5.0)]
-    assert over_samples.lines["push and verify"] == [(8, 1.0), (16, 1.0)]
-    assert over_tokens.lines["sample and score"] == [(15, 1.5), (60, 5.0)]
-
-
-def test_the_page_draws_what_it_is_given(tmp_path: Path) -> None:
-    given = [*curves(POINTS, 16, 64), Curve("Engines", "simulated", {"step": [(8, 9), (512, 10)]})]
-    write_page(tmp_path / "page.html", MACHINE, POINTS, given)
+def test_the_page_draws_what_it_is_given(tmp_path: Path, real: list[Comparison]) -> None:
+    write_page(tmp_path / "page.html", MACHINE, real, [], [])
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<svg") == 3
-    assert page.count('class="c1 mean"') == 3
+    assert page.count("<svg") == 4
     assert page.count('class="c3 mean"') == 2
     row = (
-        r"<td>8</td><td>64</td><td>62</td><td>3\.00</td><td>2\.00</td><td>1\.00</td><td>1\.33</td>"
+        r"<td>samples-8</td><td>8</td><td>62</td><td>3\.00</td><td></td><td>2\.00</td><td></td>"
+        r"<td>1\.00</td><td></td><td>6\.00</td><td>6\.60</td><td>\+10%</td>"
     )
     assert re.search(row, page)
+    assert "made 3 times" in page
+    assert "imulated" not in page
 
 
 def test_delays_alone_are_the_slowest_sample_or_the_queue_for_the_judges() -> None:
@@ -123,7 +131,7 @@ def test_simulated_curves_are_drawn_where_there_are_points() -> None:
     assert step.lines["the delays alone"] == [(8, 7.5), (32, 10.0)]
     assert cpu.lines == {"measured": [(8, 9.0), (32, 2.5)], "as with 8": [(8, 9.0), (32, 9.0)]}
     assert [curve.lines["measured"] for curve in judges] == [[(1, 18.0)], [(1, 2.0)]]
-    assert simulated_curves([]) == curves([], 16, 64) == []
+    assert simulated_curves([]) == curves([]) == []
 
 
 def test_curves_measured_one_after_the_other_share_a_page(
@@ -145,10 +153,7 @@ def test_curves_measured_one_after_the_other_share_a_page(
     assert page.count("<svg") == 4
     assert "simulated delays" in page
     assert "real steps" not in page
-    (tmp_path / "16x64.json").write_text(json.dumps(asdict(POINTS[0])))
-    monkeypatch.setattr("sys.argv", [*arguments, "samples", "--samples", "16"])
+    monkeypatch.setattr("sys.argv", [*arguments, "judges", "--judges", "1"])
     assert job.main() == 0
-    page = (tmp_path / "growth.html").read_text()
-    assert page.count("<svg") == 6
-    assert "real steps" in page
+    assert (tmp_path / "growth.html").read_text() == page
     assert set(SHAPES) < set(job.CURVES)
