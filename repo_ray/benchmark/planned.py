@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,15 @@ UNCOMPILED = ("learner.compile=false", "rollout.enforce_eager=true")
 def runs() -> dict[str, Sequence[str]]:
     """What each run changes in the config, by folder name and in order.
 
-    A base run, which changes nothing, comes before and after every shape: the speed of a shared
-    machine may halve within the hour, and each shape is predicted from its neighbours.
+    A base run, which changes nothing, comes before and after every two shapes: the speed of a shared
+    machine may halve within the hour, and each shape is predicted from the base runs around it.
     """
-    ordered: list[tuple[str, Sequence[str]]] = [("base", ())]
-    for shape, changes in SHAPES.items():
-        ordered += [(shape, changes), ("base", ())]
+    ordered: list[tuple[str, Sequence[str]]] = []
+    for number, shape in enumerate(SHAPES.items()):
+        if number % 2 == 0:
+            ordered.append(("base", ()))
+        ordered.append(shape)
+    ordered.append(("base", ()))
     return {f"{number:02}-{name}": said for number, (name, said) in enumerate(ordered)}
 
 
@@ -91,33 +95,33 @@ def done(folder: Path) -> bool:
 def compare(out: Path, names: Sequence[str], nodes: Cluster, speeds: Speeds) -> list[Comparison]:
     """Those of the runs (`runs`) that are in `out`, in order.
 
-    A shape is predicted with `speeds` fitted to the base run before it, and with those fitted to the
-    one after it: the mean counts. Without both it is left out. Raises `PlanError` for a folder that
-    is no such run.
+    A shape is predicted with `speeds` fitted to the last base run before it, and with those fitted to
+    the first one after it: the mean counts. Without both it is left out. Raises `PlanError` for a
+    folder that is no such run.
     """
     there = {name: read_run(out / name) for name in names if done(out / name)}
+    bases = [name for name in names if name.endswith("-base")]
 
     def predict(run: Measured, known: Speeds) -> Forecast:
         architecture = read_architecture(run.config.model.path)
         return forecast(Setting(run.config, architecture, nodes, known, run.load))
 
-    def fitted(base: Measured) -> Speeds:
-        return calibrated(speeds, base, predict(base, speeds))
-
     compared = []
-    for number, name in enumerate(names):
+    for name, run in there.items():
         shape = name.split("-", 1)[1]
-        if name not in there:
-            continue
-        run = there[name]
-        if shape == "base":
+        if name in bases:
             compared.append(Comparison(shape, run, {}))
             continue
-        around = [there[n] for n in (names[number - 1], names[number + 1]) if n in there]
-        if len(around) == 2:
-            both = [run.errors(predict(run, fitted(base))) for base in around]
-            mean = {phase: fmean(errors[phase][1] for errors in both) for phase in both[0]}
-            compared.append(Comparison(shape, run, mean))
+        after = bisect(bases, name)
+        around = [there[base] for base in bases[after - 1 : after + 1] if base in there]
+        if len(around) < 2:
+            continue
+        both = [
+            run.errors(predict(run, calibrated(speeds, base, predict(base, speeds))))
+            for base in around
+        ]
+        mean = {phase: fmean(errors[phase][1] for errors in both) for phase in both[0]}
+        compared.append(Comparison(shape, run, mean))
     return compared
 
 
