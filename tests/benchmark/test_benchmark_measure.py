@@ -44,7 +44,7 @@ def test_the_ratio_is_the_median_of_neighbours_and_the_table_says_what_was_misse
     assert result.ratios == [1.0, 2.0, 3.0]
     assert (result.ratio, result.reached) == (2.0, True)
     missed = Result(BAR, [15e6], [10e6]).json()
-    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
+    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3", "vllm": "4"}
     text = markdown({"machine": machine, "repeats": 3, "parts": {"x": result.json(), "y": missed}})
     assert "| 2.00 (1.00 to 3.00) | ≥ 2 | 20 tokens/s | 10 tokens/s |" in text
     assert "| 1.50 (1.50 to 1.50) | ≥ 2, missed | 15 M tokens/s | 10 M tokens/s |" in text
@@ -58,7 +58,7 @@ def test_a_measure_that_is_not_a_speed_is_taken_as_it_is_and_may_have_a_largest_
     result = compare(Bar("ours", "theirs", "MiB", 0.8, at_most=True, timed=False), sides(), 2)
     assert list(result.ours) == [30.0, 30.0]
     assert (result.ratio, result.reached) == (0.75, True)
-    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
+    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3", "vllm": "4"}
     text = markdown({"machine": machine, "repeats": 2, "parts": {"x": result.json()}})
     assert "| 0.75 (0.75 to 0.75) | ≤ 0.8 | 30 MiB | 40 MiB |" in text
 
@@ -66,7 +66,7 @@ def test_a_measure_that_is_not_a_speed_is_taken_as_it_is_and_may_have_a_largest_
 def test_where_nothing_was_promised_nothing_is_missed() -> None:
     result = Result(Bar("all of ours", "theirs", "MiB", None, timed=False), [90.0], [40.0])
     assert result.reached
-    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3"}
+    machine = {"hardware": "h", "torch": "1", "transformers": "2", "peft": "3", "vllm": "4"}
     text = markdown({"machine": machine, "repeats": 1, "parts": {"x": result.json()}})
     assert "| 2.25 (2.25 to 2.25) | none | 90 MiB | 40 MiB |" in text
 
