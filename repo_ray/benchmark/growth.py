@@ -50,6 +50,19 @@ _SIZES: Mapping[str, Callable[[Measured], float]] = {
     "samples": lambda run: run.config.run.batch_size,
     "tokens": lambda run: run.load.reply,
 }
+_NOTE = {"samples": "samples of a step", "tokens": "sampled tokens of a reply, the mean"}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Runs of one size, and the seconds that were predicted for their step."""
+
+    size: float
+    runs: Sequence[Measured]
+    predicted_s: float
+
+    def seconds(self, field: str) -> float:
+        return median(getattr(run, field) for run in self.runs)
 
 
 def curves(compared: Sequence[Comparison]) -> list[Curve]:
@@ -63,21 +76,18 @@ def curves(compared: Sequence[Comparison]) -> list[Curve]:
         shapes = [c for c in compared if c.predicted and c.shape.startswith(what)]
         if not shapes:
             continue
-        rows = [(size(c.run), [c.run], c.predicted["step"]) for c in shapes]
+        points = [_Point(size(c.run), [c.run], c.predicted["step"]) for c in shapes]
         usual = median(run.step_s for run in bases)
-        rows.append((median(size(run) for run in bases), bases, usual))
-        rows.sort(key=lambda row: row[0])
-
-        def line(
-            field: str, rows: Sequence[tuple[float, list[Measured], float]] = rows
-        ) -> list[tuple[float, float]]:
-            return [(x, median(getattr(run, field) for run in made)) for x, made, _ in rows]
-
-        phases = {label: line(field) for field, label in PHASES.items()}
-        step = {"measured": line("step_s"), "predicted": [(x, step) for x, _, step in rows]}
+        points.append(_Point(median(size(run) for run in bases), bases, usual))
+        points.sort(key=lambda point: point.size)
+        phases = {label: [(p.size, p.seconds(f)) for p in points] for f, label in PHASES.items()}
+        step = {
+            "measured": [(p.size, p.seconds("step_s")) for p in points],
+            "predicted": [(p.size, p.predicted_s) for p in points],
+        }
         drawn += [
-            Curve(f"{what.capitalize()}: seconds of each phase", "", phases),
-            Curve(f"{what.capitalize()}: seconds of a step", "", step),
+            Curve(f"{what.capitalize()}: seconds of each phase", _NOTE[what], phases),
+            Curve(f"{what.capitalize()}: seconds of a step", _NOTE[what], step),
         ]
     return drawn
 
