@@ -68,7 +68,7 @@ def main() -> int:
     except PartFailedError as error:
         print(error, file=sys.stderr)
         return 1
-    draw(console, out)
+    draw(out)
     return 0
 
 
@@ -91,7 +91,7 @@ def measure_point(arguments: argparse.Namespace, name: str) -> None:
     (arguments.out / f"{name}.json").write_text(json.dumps(asdict(point)), encoding="utf-8")
 
 
-def draw(console: Console, out: Path) -> None:
+def draw(out: Path) -> None:
     """The page of all points in the folder."""
     compared = compare(out, list(runs()), Cluster.of_this_machine(), CPU)
     simulated = [
@@ -103,8 +103,8 @@ def draw(console: Console, out: Path) -> None:
     page = out / "growth.html"
     write_page(page, machine(), compared, simulated, simulated_curves(simulated))
     if compared:
-        console.print(summary(compared))
-    console.print(f"drawn: {page}")
+        print(summary(compared))
+    print(f"drawn: {page}")
 
 
 if __name__ == "__main__":
