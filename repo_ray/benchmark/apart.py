@@ -10,7 +10,7 @@ from rich.console import Console
 
 
 class PartFailedError(Exception):
-    """Carries the end of what the part wrote to its standard error."""
+    """Carries what the part wrote to its standard error."""
 
 
 def run_apart(
@@ -29,4 +29,4 @@ def run_apart(
             env=environment,
         )
     if done.returncode:
-        raise PartFailedError(f"{name} failed:\n{done.stderr[-2000:]}")
+        raise PartFailedError(f"{name} failed:\n{done.stderr}")

@@ -192,7 +192,7 @@ class RolloutConfig(Settings):
     pool: PoolConfig = PoolConfig(cpus=1, threads=2, max_in_flight=256, timeout_s=600.0)
     publication: Literal["merged", "native"] = Field(
         "merged",
-        description="`merged`: the adapter is shipped and merged on the worker over pristine base weights, bf16 ones dithered so that small updates count; `native`: vLLM serves the LoRA (on CPU a twentieth of the speed, on GPUs 1.3-1.4x slower; in bf16 it rounds small updates away).",
+        description="`merged`: the adapter is shipped and merged on the worker over pristine base weights, bf16 ones dithered so that small updates count; `native`: vLLM serves the LoRA (on CPU a twentieth of the speed, on GPUs 1.3-1.4x slower; in bf16 it may round small updates away).",
     )
     in_flight_updates: bool = Field(
         False,

@@ -12,11 +12,7 @@ from typing import Any
 
 import pytest
 
-from repo_ray.benchmark.growth import (
-    SimulatedPoint,
-    curves,
-    write_page,
-)
+from repo_ray.benchmark.growth import SimulatedPoint, curves, write_page
 from repo_ray.benchmark.growth_simulated import (
     SHAPES,
     delays_alone,

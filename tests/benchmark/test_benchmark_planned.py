@@ -1,4 +1,4 @@
-"""Runs beside their predictions: errors by hand, every shape's config, and small real runs."""
+"""Runs beside their predictions: errors by hand, every shape's config, and a small real run."""
 
 from __future__ import annotations
 
